@@ -1,0 +1,37 @@
+"""SphereFace's MarginInnerProduct layer (A-Softmax), alive in Python.
+
+    import caffe_margin as cm
+
+    net = cm.read_net("sphereface_model.prototxt")
+    layer = cm.MarginInnerProduct.from_net(net, "fc6", gradient="exact")
+    top = layer.forward(x, label)        # (M, K) features, M labels -> (M, N)
+    dx = layer.backward(top_diff)        # and adds to layer.blobs[0].diff
+
+The layer is the work of Weiyang Liu and Yandong Wen (wy1iu/sphereface, MIT).
+"""
+
+from caffe_margin.gradient import EXACT, PAPER, GradientRule
+from caffe_margin.layers.margin_inner_product import MarginInnerProduct
+from caffe_margin.layers.softmax_with_loss import SoftmaxWithLoss
+from caffe_margin.prototxt import (
+    ParseError,
+    read_net,
+    read_solver,
+    read_weights,
+    write_net,
+    write_weights,
+)
+
+__all__ = [
+    "EXACT",
+    "PAPER",
+    "GradientRule",
+    "MarginInnerProduct",
+    "ParseError",
+    "SoftmaxWithLoss",
+    "read_net",
+    "read_solver",
+    "read_weights",
+    "write_net",
+    "write_weights",
+]

@@ -1,0 +1,1 @@
+"""The layer's arithmetic over plain arrays: no messages, no files, no layer classes."""

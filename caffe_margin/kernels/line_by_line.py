@@ -1,0 +1,418 @@
+"""Forward_cpu and Backward_cpu of MarginInnerProductLayer, statement by statement.
+
+Ported from wy1iu/sphereface, tools/caffe-sphereface/src/caffe/layers/
+margin_inner_product_layer.cpp (MIT, Weiyang Liu and Yandong Wen). Variables keep their C++ names
+and, as in C++, a blob's data is one flat array: element (i, j) of an M x N blob is ``i * N_ + j``.
+Matrix products go to BLAS through numpy; every other loop is compiled by numba. C++ switches on
+the margin type; here ``m`` is the margin itself: SINGLE, DOUBLE, TRIPLE, QUADRUPLE are 1, 2, 3, 4.
+
+What Caffe lacks, the rules other than the authors', is `_add_weight_gradient`, which `backward_cpu`
+reaches only where a rule asks for it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from caffe_margin.gradient import GradientRule
+from caffe_margin.kernels.caffe_math import (
+    caffe_abs,
+    caffe_add,
+    caffe_add_scalar,
+    caffe_copy,
+    caffe_cpu_axpby,
+    caffe_cpu_dot,
+    caffe_cpu_gemm,
+    caffe_cpu_sign,
+    caffe_mul,
+    caffe_powx,
+    caffe_scal,
+    caffe_set,
+)
+
+FloatArray = NDArray[np.floating]
+
+
+class PrivateBlobs(NamedTuple):
+    """The C++ layer's private blobs, flat; one that the margin does not need is empty."""
+
+    x_norm: FloatArray
+    cos_theta: FloatArray
+    cos_theta_quadratic: FloatArray
+    cos_theta_cubic: FloatArray
+    cos_theta_quartic: FloatArray
+    sign_0: FloatArray
+    sign_1: FloatArray
+    sign_2: FloatArray
+    sign_3: FloatArray
+    sign_4: FloatArray
+
+    @classmethod
+    def reshape(cls, m: int, M_: int, N_: int, dtype: np.dtype[np.floating]) -> PrivateBlobs:
+        """Port of the second half of ``Reshape``: x_norm has M elements, the others M N."""
+        needed = {"x_norm", "cos_theta", "sign_0"}
+        if m >= 2:
+            needed.add("cos_theta_quadratic")
+        if m >= 3:
+            needed.add("cos_theta_cubic")
+        if m == 3:
+            needed |= {"sign_1", "sign_2"}
+        if m == 4:
+            needed |= {"cos_theta_quartic", "sign_3", "sign_4"}
+        sizes = {name: M_ * N_ if name in needed else 0 for name in cls._fields} | {"x_norm": M_}
+        return cls(**{name: np.empty(size, dtype) for name, size in sizes.items()})
+
+
+def forward_cpu(m, lambda_, bottom_data, label, weight, top_data, private) -> None:
+    """Port of ``Forward_cpu``, after lambda is known.
+
+    Args:
+        m: the margin, 1 to 4.
+        lambda_: in the arrays' dtype.
+        bottom_data: features, (M, K).
+        label: (M,), truncated to int.
+        weight: (N, K); its rows are normalised in place.
+        top_data: written, (M, N).
+        private: `PrivateBlobs` of M x N; written.
+
+    All arrays are C-contiguous and of one dtype, float32 or float64; labels lie in [0, N).
+    """
+    (M_, _), N_ = bottom_data.shape, weight.shape[0]
+    Dtype = bottom_data.dtype.type
+    cos_theta = private.cos_theta
+    sign_0, sign_1, sign_2 = private.sign_0, private.sign_1, private.sign_2
+    sign_3, sign_4 = private.sign_3, private.sign_4
+
+    # /* normalize weight */
+    _normalize_weight(weight)
+
+    # /* common variables */ x_norm_ = |x|
+    _x_norm(bottom_data, private.x_norm)
+    # cos_theta = x'w/|x|
+    caffe_cpu_gemm(1, bottom_data, weight.T, 0, cos_theta.reshape(M_, N_))
+    _divide_rows(private.x_norm, cos_theta.reshape(M_, N_))
+    # sign_0 = sign(cos_theta)
+    caffe_cpu_sign(cos_theta, sign_0)
+
+    # /* optional variables */
+    if m == 2:
+        # cos_theta_quadratic
+        caffe_powx(cos_theta, Dtype(2), private.cos_theta_quadratic)
+    elif m == 3:
+        # cos_theta_quadratic && cos_theta_cubic
+        caffe_powx(cos_theta, Dtype(2), private.cos_theta_quadratic)
+        caffe_powx(cos_theta, Dtype(3), private.cos_theta_cubic)
+        # sign_1 = sign(abs(cos_theta) - 0.5)
+        caffe_abs(cos_theta, sign_1)
+        caffe_add_scalar(-Dtype(0.5), sign_1)
+        caffe_cpu_sign(sign_1, sign_1)
+        # sign_2 = sign_0 * (1 + sign_1) - 2
+        caffe_copy(sign_1, sign_2)
+        caffe_add_scalar(Dtype(1), sign_2)
+        caffe_mul(sign_0, sign_2, sign_2)
+        caffe_add_scalar(-Dtype(2), sign_2)
+    elif m == 4:
+        # cos_theta_quadratic && cos_theta_cubic && cos_theta_quartic
+        caffe_powx(cos_theta, Dtype(2), private.cos_theta_quadratic)
+        caffe_powx(cos_theta, Dtype(3), private.cos_theta_cubic)
+        caffe_powx(cos_theta, Dtype(4), private.cos_theta_quartic)
+        # sign_3 = sign_0 * sign(2 * cos_theta_quadratic_ - 1)
+        caffe_copy(private.cos_theta_quadratic, sign_3)
+        caffe_scal(Dtype(2), sign_3)
+        caffe_add_scalar(Dtype(-1), sign_3)
+        caffe_cpu_sign(sign_3, sign_3)
+        caffe_mul(sign_0, sign_3, sign_3)
+        # sign_4 = 2 * sign_0 + sign_3 - 3
+        caffe_copy(sign_0, sign_4)
+        caffe_scal(Dtype(2), sign_4)
+        caffe_add(sign_4, sign_3, sign_4)
+        caffe_add_scalar(-Dtype(3), sign_4)
+
+    # /* Forward */
+    caffe_cpu_gemm(1, bottom_data, weight.T, 0, top_data)
+    if m == 1:
+        return
+    _label_top_data(m, label, private, top_data)
+    # + lambda * x'w
+    caffe_cpu_gemm(lambda_, bottom_data, weight.T, 1, top_data)
+    # * 1 / (1 + lambda)
+    caffe_scal(Dtype(1) / (Dtype(1) + lambda_), top_data.reshape(-1))
+
+
+@njit(cache=True)
+def _normalize_weight(norm_weight):
+    one = norm_weight.dtype.type(1)
+    for i in range(norm_weight.shape[0]):
+        temp_norm = caffe_cpu_dot(norm_weight[i], norm_weight[i])
+        temp_norm = one / np.sqrt(temp_norm)
+        caffe_scal(temp_norm, norm_weight[i])
+
+
+@njit(cache=True)
+def _x_norm(bottom_data, x_norm_data):
+    for i in range(bottom_data.shape[0]):
+        x_norm_data[i] = np.sqrt(caffe_cpu_dot(bottom_data[i], bottom_data[i]))
+
+
+@njit(cache=True)
+def _divide_rows(x_norm_data, cos_theta_data):
+    one = x_norm_data.dtype.type(1)
+    for i in range(x_norm_data.size):
+        caffe_scal(one / x_norm_data[i], cos_theta_data[i])
+
+
+@njit(cache=True)
+def _label_top_data(m, label, private, top_data):
+    """Write the label[i]_th output."""
+    Dtype = top_data.dtype.type
+    N_ = top_data.shape[1]
+    x_norm, cos_theta = private.x_norm, private.cos_theta
+    cos_theta_quadratic, cos_theta_cubic = private.cos_theta_quadratic, private.cos_theta_cubic
+    cos_theta_quartic, sign_0 = private.cos_theta_quartic, private.sign_0
+    sign_1, sign_2, sign_3, sign_4 = (
+        private.sign_1,
+        private.sign_2,
+        private.sign_3,
+        private.sign_4,
+    )
+    for i in range(label.size):
+        label_value = int(label[i])
+        index = i * N_ + label_value
+        if m == 2:
+            # |x| * (2 * sign_0 * cos_theta_quadratic - 1)
+            top_data[i, label_value] = x_norm[i] * (
+                Dtype(2) * sign_0[index] * cos_theta_quadratic[index] - Dtype(1)
+            )
+        elif m == 3:
+            # |x| * (sign_1 * (4 * cos_theta_cubic - 3 * cos_theta) + sign_2)
+            top_data[i, label_value] = x_norm[i] * (
+                sign_1[index] * (Dtype(4) * cos_theta_cubic[index] - Dtype(3) * cos_theta[index])
+                + sign_2[index]
+            )
+        elif m == 4:
+            # |x| * (sign_3 * (8 * cos_theta_quartic - 8 * cos_theta_quadratic + 1) + sign_4)
+            top_data[i, label_value] = x_norm[i] * (
+                sign_3[index]
+                * (
+                    Dtype(8) * cos_theta_quartic[index]
+                    - Dtype(8) * cos_theta_quadratic[index]
+                    + Dtype(1)
+                )
+                + sign_4[index]
+            )
+
+
+def backward_cpu(
+    m,
+    lambda_,
+    rule: GradientRule,
+    bottom_data,
+    label,
+    weight,
+    weight_norm,
+    top_diff,
+    private,
+    weight_diff,
+    bottom_diff,
+) -> None:
+    """Port of ``Backward_cpu``, with the rules that Caffe lacks beside the authors'.
+
+    Args:
+        m: the margin, 1 to 4.
+        lambda_: as in Forward, in the arrays' dtype.
+        rule: the gradient rule.
+        bottom_data: features, (M, K).
+        label: (M,), truncated to int.
+        weight: normalised, (N, K), as Forward left it.
+        weight_norm: length of each row before it was normalised, (N,); read by a rule with the
+            projection.
+        top_diff: (M, N).
+        private: as Forward left it.
+        weight_diff: added to, (N, K); None stands for a false ``param_propagate_down_[0]``.
+        bottom_diff: set, (M, K); None stands for a false ``propagate_down[0]``.
+    """
+    Dtype = bottom_data.dtype.type
+    coeff_w, coeff_x = np.ones_like(private.x_norm), np.zeros_like(private.x_norm)
+    if m != 1:
+        _coefficients(
+            m, rule.normalized_coefficients, label, weight.shape[0], private, coeff_w, coeff_x
+        )
+
+    # Gradient with respect to weight
+    if weight_diff is not None:
+        if rule.margin_in_weight or rule.projection:
+            _add_weight_gradient(
+                lambda_,
+                rule,
+                coeff_w,
+                label,
+                bottom_data,
+                weight,
+                weight_norm,
+                top_diff,
+                weight_diff,
+            )
+        else:
+            caffe_cpu_gemm(1, top_diff.T, bottom_data, 1, weight_diff)
+
+    # Gradient with respect to bottom data
+    if bottom_diff is not None:
+        caffe_set(Dtype(0), bottom_diff.reshape(-1))
+        if m == 1:
+            caffe_cpu_gemm(1, top_diff, weight, 0, bottom_diff)
+            return
+        _bottom_diff(label, lambda_, coeff_w, coeff_x, bottom_data, weight, top_diff, bottom_diff)
+        # + lambda/(1 + lambda) * w
+        caffe_cpu_gemm(lambda_ / (Dtype(1) + lambda_), top_diff, weight, 1, bottom_diff)
+
+
+@njit(cache=True)
+def _coefficients(m, normalized, label, N_, private, coeff_w_data, coeff_x_data):
+    """Write coeff_w and coeff_x of each sample's own class, which C++ finds in the loop over j."""
+    Dtype = coeff_w_data.dtype.type
+    x_norm, cos_theta = private.x_norm, private.cos_theta
+    cos_theta_quadratic, cos_theta_cubic = private.cos_theta_quadratic, private.cos_theta_cubic
+    cos_theta_quartic, sign_0 = private.cos_theta_quartic, private.sign_0
+    sign_1, sign_2, sign_3, sign_4 = (
+        private.sign_1,
+        private.sign_2,
+        private.sign_3,
+        private.sign_4,
+    )
+    for i in range(label.size):
+        index = i * N_ + int(label[i])
+        if m == 2:
+            # 4 * sign_0 * cos_theta * w
+            coeff_w = Dtype(4) * sign_0[index] * cos_theta[index]
+            # 1 / (-|x|) * (2 * sign_0 * cos_theta_quadratic + 1) * x
+            coeff_x = (Dtype(1) / -x_norm[i]) * (
+                Dtype(2) * sign_0[index] * cos_theta_quadratic[index] + Dtype(1)
+            )
+        elif m == 3:
+            # sign_1 * (12 * cos_theta_quadratic - 3) * w
+            coeff_w = sign_1[index] * (Dtype(12) * cos_theta_quadratic[index] - Dtype(3))
+            # 1 / (-|x|) * (8 * sign_1 * cos_theta_cubic - sign_2) * x
+            coeff_x = (Dtype(1) / -x_norm[i]) * (
+                Dtype(8) * sign_1[index] * cos_theta_cubic[index] - sign_2[index]
+            )
+        else:
+            # sign_3 * (32 * cos_theta_cubic - 16 * cos_theta) * w
+            coeff_w = sign_3[index] * (
+                Dtype(32) * cos_theta_cubic[index] - Dtype(16) * cos_theta[index]
+            )
+            # 1 / (-|x|) * (sign_3 * (24 * cos_theta_quartic - 8 * cos_theta_quadratic - 1)
+            #               - sign_4) * x
+            coeff_x = (Dtype(1) / -x_norm[i]) * (
+                sign_3[index]
+                * (
+                    Dtype(24) * cos_theta_quartic[index]
+                    - Dtype(8) * cos_theta_quadratic[index]
+                    - Dtype(1)
+                )
+                - sign_4[index]
+            )
+        if normalized:
+            coeff_norm = np.sqrt(coeff_w * coeff_w + coeff_x * coeff_x)
+            coeff_w = coeff_w / coeff_norm
+            coeff_x = coeff_x / coeff_norm
+        coeff_w_data[i] = coeff_w
+        coeff_x_data[i] = coeff_x
+
+
+@njit(cache=True)
+def _bottom_diff(label, lambda_, coeff_w, coeff_x, bottom_data, weight, top_diff, bottom_diff):
+    one = bottom_data.dtype.type(1)
+    for i in range(label.size):
+        label_value = int(label[i])
+        for j in range(weight.shape[0]):
+            if label_value != j:
+                # 1 / (1 + lambda) * w
+                caffe_cpu_axpby(
+                    one / (one + lambda_) * top_diff[i, j], weight[j], one, bottom_diff[i]
+                )
+            else:
+                caffe_cpu_axpby(
+                    one / (one + lambda_) * top_diff[i, j] * coeff_w[i],
+                    weight[j],
+                    one,
+                    bottom_diff[i],
+                )
+                caffe_cpu_axpby(
+                    one / (one + lambda_) * top_diff[i, j] * coeff_x[i],
+                    bottom_data[i],
+                    one,
+                    bottom_diff[i],
+                )
+
+
+def _add_weight_gradient(
+    lambda_, rule, coeff_w, label, bottom_data, weight, weight_norm, top_diff, weight_diff
+) -> None:
+    """Add the weight's gradient under a rule that Caffe lacks.
+
+    G_j = sum_i g_ij c_ij x_i with c_iy = (coeff_w + lambda) / (1 + lambda) where the rule has the
+    margin, and 1 elsewhere; then W.diff_j += G_j, or (G_j - (w_j . G_j) w_j) / |w_j| where the
+    rule has the projection, with w_j of unit length.
+    """
+    g = top_diff
+    # At m = 1 the caller's coeff_w is 1, and so is the factor.
+    if rule.margin_in_weight:
+        g = top_diff.copy()
+        g[np.arange(label.size), label.astype(np.intp)] *= (coeff_w + lambda_) / (1 + lambda_)
+    gradient = np.matmul(g.T, bottom_data)
+    if rule.projection:
+        gradient -= np.einsum("jk,jk->j", weight, gradient)[:, None] * weight
+        gradient /= weight_norm[:, None]
+    weight_diff += gradient
+
+
+class LineByLine:
+    """`forward_cpu` and `backward_cpu` behind the methods of `caffe_margin.kernels.fused.Fused`."""
+
+    def __init__(self, m: int, rule: GradientRule) -> None:
+        self.m = m
+        self.rule = rule
+        self.private: PrivateBlobs | None = None
+
+    def forward(
+        self,
+        lambda_: np.floating,
+        x: FloatArray,
+        label: NDArray[np.intp],
+        weight: FloatArray,
+        x_norm: FloatArray,
+        weight_norm: FloatArray,
+        top: FloatArray,
+    ) -> None:
+        """Write ``top``, as `Fused.forward`; the port finds ``x_norm`` for itself."""
+        # The port normalises in place; a rule with the projection leaves the caller's weight alone.
+        unit = weight.copy() if self.rule.projection else weight
+        self.private = PrivateBlobs.reshape(self.m, *top.shape, top.dtype)
+        forward_cpu(self.m, lambda_, x, label, unit, top, self.private)
+        self._lambda, self._x, self._label = lambda_, x, label
+        self._unit, self._weight_norm = unit, weight_norm
+
+    def backward(
+        self,
+        top_diff: FloatArray,
+        weight_diff: FloatArray | None,
+        bottom_diff: FloatArray | None,
+    ) -> None:
+        """Add to ``weight_diff``, set ``bottom_diff``, as `Fused.backward`."""
+        backward_cpu(
+            self.m,
+            self._lambda,
+            self.rule,
+            self._x,
+            self._label,
+            self._unit,
+            self._weight_norm,
+            top_diff,
+            self.private,
+            weight_diff,
+            bottom_diff,
+        )

@@ -1,0 +1,208 @@
+"""Blob and Layer: Caffe's layer protocol, and the same layer over plain arrays.
+
+As in C++, a subclass writes `layer_setup`, `reshape`, `forward_cpu` and `backward_cpu` over blobs,
+and the base class's `forward` and `backward` wrap them, here for arrays. C++ dies where its input
+is wrong; here `check` finds that out first, while nothing has changed. Whatever has ``data``, ``diff``
+and ``reshape`` will do for a blob, so pycaffe's own blobs may be handed to the four directly.
+
+Source: Layer and Blob of BVLC/caffe, include/caffe/layer.hpp and blob.hpp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from caffe_margin import caffe_margin_pb2 as pb
+
+FloatArray = NDArray[np.floating]
+
+DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+class BlobLike(Protocol):
+    """What a layer asks of a blob: pycaffe's Blob has it, and so has `Blob`."""
+
+    @property
+    def data(self) -> FloatArray:
+        """The values."""
+
+    @property
+    def diff(self) -> FloatArray:
+        """The gradient, of the shape of ``data``."""
+
+    def reshape(self, *shape: int) -> None:
+        """Make both of a shape."""
+
+
+class Blob:
+    """An array and its gradient. ``diff`` takes no memory until it is asked for."""
+
+    def __init__(self, data: FloatArray) -> None:
+        self.data = data
+        self._diff: FloatArray | None = None
+
+    @property
+    def diff(self) -> FloatArray:
+        """The gradient: zeros until somebody writes to it."""
+        if self._diff is None:
+            self._diff = np.zeros_like(self.data)
+        return self._diff
+
+    def reshape(self, *shape: int) -> None:
+        """Make both arrays of a shape; their values are lost where it differs."""
+        if shape != self.data.shape:
+            self.data = np.empty(shape, self.data.dtype)
+            self._diff = None
+
+
+class BlobVec(list[Blob]):
+    """A layer's parameters; `add_blob` as in pycaffe."""
+
+    dtype = DTYPES[0]
+
+    def add_blob(self, *shape: int) -> None:
+        """Append a blob of zeros."""
+        self.append(Blob(np.zeros(shape, self.dtype)))
+
+
+class Layer:
+    """Base of the layers.
+
+    Attributes:
+        layer_param: the message the layer was made from.
+        blobs: the parameters, `Blob` objects (or pycaffe's).
+        param_propagate_down: for each parameter, whether Backward computes its diff. As in Caffe's
+            Net, it starts false where the prototxt gives the parameter an ``lr_mult`` of 0.
+    """
+
+    type: str
+    dtype: np.dtype[np.floating] | None
+
+    def __init__(self, layer_param: pb.LayerParameter) -> None:
+        if layer_param.type != self.type:
+            raise ValueError(
+                f"layer {layer_param.name!r} is of type {layer_param.type!r}, not {self.type!r}"
+            )
+        self.layer_param = layer_param
+        self.blobs = BlobVec()
+        self.param_propagate_down = [spec.lr_mult != 0 for spec in layer_param.param]
+        self._is_set_up = False
+        self._bottom: list[Blob] | None = None
+        self._top: list[Blob] = []
+
+    def check(self, bottom: Sequence[BlobLike]) -> None:
+        """Raise ValueError unless the bottoms' shapes, dtypes and values will do."""
+        raise NotImplementedError
+
+    def layer_setup(self, bottom: Sequence[BlobLike], top: Sequence[BlobLike]) -> None:
+        """Read the parameters and make the weights: once, before the first `reshape`."""
+
+    def reshape(self, bottom: Sequence[BlobLike], top: Sequence[BlobLike]) -> None:
+        """Give the tops their shapes."""
+        raise NotImplementedError
+
+    def forward_cpu(self, bottom: Sequence[BlobLike], top: Sequence[BlobLike]) -> None:
+        """Write the tops' data; the bottoms have passed `check`."""
+        raise NotImplementedError
+
+    def backward_cpu(
+        self, top: Sequence[BlobLike], propagate_down: Sequence[bool], bottom: Sequence[BlobLike]
+    ) -> None:
+        """Set the bottoms' diff, add to the parameters'."""
+        raise NotImplementedError
+
+    def forward(self, *bottom: ArrayLike) -> FloatArray:
+        """Run the layer on arrays and return the first top, a new array.
+
+        The arrays are not copied if they are C-contiguous; Backward reads them again.
+
+        Raises:
+            ValueError: as the layer says; its state is then as it was.
+        """
+        blobs = [Blob(np.asarray(array)) for array in bottom]
+        self.check(blobs)
+        tops = range(len(self.layer_param.top) or 1)
+        top = [Blob(np.empty(0, blobs[0].data.dtype)) for _ in tops]
+        if not self._is_set_up:
+            self.layer_setup(blobs, top)
+            self._is_set_up = True
+        self.reshape(blobs, top)
+        self.forward_cpu(blobs, top)
+        self._bottom, self._top = blobs, top
+        return top[0].data
+
+    def backward(self, top_diff: ArrayLike, propagate_down: bool = True) -> FloatArray | None:
+        """Return the gradient with respect to the first bottom; add the parameters' to their diff.
+
+        Args:
+            top_diff: gradient with respect to the first top, of its shape and dtype.
+            propagate_down: False to leave the bottom's gradient out and return None.
+
+        Raises:
+            ValueError: ``top_diff`` has another shape or dtype.
+            RuntimeError: there was no `forward`.
+        """
+        name = self.layer_param.name
+        if self._bottom is None:
+            raise RuntimeError(f"layer {name!r}: backward needs a forward before it")
+        top, diff = self._top, np.asarray(top_diff)
+        if diff.shape != top[0].data.shape or diff.dtype != top[0].data.dtype:
+            raise ValueError(
+                f"top_diff is {describe(diff)}, but the top of layer {name!r} is "
+                f"{describe(top[0].data)}"
+            )
+        given = Blob(top[0].data)
+        given._diff = np.ascontiguousarray(diff)
+        bottom = [Blob(blob.data) for blob in self._bottom]
+        self.backward_cpu([given, *top[1:]], [propagate_down, False], bottom)
+        return bottom[0].diff if propagate_down else None
+
+
+def describe(array: NDArray) -> str:
+    """Return an array's shape and dtype in words."""
+    return f"{array.shape} {array.dtype}"
+
+
+def canonical_axis(axis: int, shape: tuple[int, ...], layer: str) -> int:
+    """Return ``axis`` counted from the front. Source: Blob::CanonicalAxisIndex.
+
+    Raises:
+        ValueError: there is no such axis.
+    """
+    if not -len(shape) <= axis < len(shape):
+        raise ValueError(f"layer {layer!r}: axis {axis} is out of range for a bottom of {shape}")
+    return axis % len(shape)
+
+
+def check_dtype(array: NDArray, what: str) -> None:
+    """Raise ValueError unless the array is float32 or float64."""
+    if array.dtype not in DTYPES:
+        raise ValueError(f"{what} is {describe(array)}; it must be float32 or float64")
+
+
+def as_labels(
+    label: NDArray, num_classes: int, what: str, ignore_label: int | None = None
+) -> NDArray[np.intp]:
+    """Return labels as Caffe reads them, cast to int by truncation, in one dimension.
+
+    Raises:
+        ValueError: a label is NaN, infinite or outside [0, num_classes), and is not
+            ``ignore_label``; names the first such row.
+    """
+    if label.dtype.kind not in "iuf":
+        raise ValueError(f"{what} is {describe(label)}; labels are integers or floats")
+    flat = label.reshape(-1)
+    # NaN fails every comparison. Caffe compares ignore_label with the truncated label.
+    good = (flat >= 0) & (flat < num_classes)
+    if ignore_label is not None:
+        good |= np.trunc(flat) == ignore_label
+    if not good.all():
+        row = int(np.argmin(good))
+        raise ValueError(
+            f"row {row} of {what} is label {flat[row]}; labels must lie in [0, {num_classes})"
+        )
+    return flat.astype(np.intp)
