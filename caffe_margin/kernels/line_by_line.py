@@ -391,7 +391,7 @@ class LineByLine:
         """Write ``top``, as `Fused.forward`; the port finds ``x_norm`` for itself."""
         # The port normalises in place; a rule with the projection leaves the caller's weight alone.
         unit = weight.copy() if self.rule.projection else weight
-        self.private = PrivateBlobs.reshape(self.m, *top.shape, top.dtype)
+        self.private = PrivateBlobs.reshape(self.m, len(x), len(weight), x.dtype)
         forward_cpu(self.m, lambda_, x, label, unit, top, self.private)
         self._lambda, self._x, self._label = lambda_, x, label
         self._unit, self._weight_norm = unit, weight_norm

@@ -2,8 +2,8 @@
 
 As in C++, a subclass writes `layer_setup`, `reshape`, `forward_cpu` and `backward_cpu` over blobs,
 and the base class's `forward` and `backward` wrap them, here for arrays. C++ dies where its input
-is wrong; here `check` finds that out first, while nothing has changed. Whatever has ``data``, ``diff``
-and ``reshape`` will do for a blob, so pycaffe's own blobs may be handed to the four directly.
+is wrong; here `check` finds that out first, while nothing has changed. Whatever has ``data``,
+``diff`` and ``reshape`` will do for a blob, so pycaffe's own may be handed to these methods.
 
 Source: Layer and Blob of BVLC/caffe, include/caffe/layer.hpp and blob.hpp.
 """
@@ -41,9 +41,9 @@ class BlobLike(Protocol):
 class Blob:
     """An array and its gradient. ``diff`` takes no memory until it is asked for."""
 
-    def __init__(self, data: FloatArray) -> None:
+    def __init__(self, data: FloatArray, diff: FloatArray | None = None) -> None:
         self.data = data
-        self._diff: FloatArray | None = None
+        self._diff = diff
 
     @property
     def diff(self) -> FloatArray:
@@ -77,10 +77,11 @@ class Layer:
         blobs: the parameters, `Blob` objects (or pycaffe's).
         param_propagate_down: for each parameter, whether Backward computes its diff. As in Caffe's
             Net, it starts false where the prototxt gives the parameter an ``lr_mult`` of 0.
+        loss_weight: what Caffe's Net puts into the diff of a top that is a loss; 0 for others.
     """
 
     type: str
-    dtype: np.dtype[np.floating] | None
+    default_loss_weight = 0.0
 
     def __init__(self, layer_param: pb.LayerParameter) -> None:
         if layer_param.type != self.type:
@@ -89,6 +90,7 @@ class Layer:
             )
         self.layer_param = layer_param
         self.blobs = BlobVec()
+        self.loss_weight = (*layer_param.loss_weight, self.default_loss_weight)[0]
         self.param_propagate_down = [spec.lr_mult != 0 for spec in layer_param.param]
         self._is_set_up = False
         self._bottom: list[Blob] | None = None
@@ -135,31 +137,36 @@ class Layer:
         self._bottom, self._top = blobs, top
         return top[0].data
 
-    def backward(self, top_diff: ArrayLike, propagate_down: bool = True) -> FloatArray | None:
+    def backward(self, top_diff: ArrayLike | None = None) -> FloatArray:
         """Return the gradient with respect to the first bottom; add the parameters' to their diff.
 
         Args:
-            top_diff: gradient with respect to the first top, of its shape and dtype.
-            propagate_down: False to leave the bottom's gradient out and return None.
+            top_diff: gradient with respect to the first top, of its shape and dtype. None stands
+                for `loss_weight`, which is all that a layer with a loss for its top needs.
 
         Raises:
-            ValueError: ``top_diff`` has another shape or dtype.
+            ValueError: ``top_diff`` has another shape or dtype, or is None for a layer whose top
+                is no loss.
             RuntimeError: there was no `forward`.
         """
-        name = self.layer_param.name
+        name = self.layer_param.name or self.type
         if self._bottom is None:
             raise RuntimeError(f"layer {name!r}: backward needs a forward before it")
-        top, diff = self._top, np.asarray(top_diff)
-        if diff.shape != top[0].data.shape or diff.dtype != top[0].data.dtype:
+        top = self._top[0].data
+        if top_diff is None:
+            if not self.loss_weight:
+                raise ValueError(f"the top of layer {name!r} is no loss: backward needs its diff")
+            diff = np.full_like(top, self.loss_weight)
+        else:
+            diff = np.asarray(top_diff)
+        if diff.shape != top.shape or diff.dtype != top.dtype:
             raise ValueError(
-                f"top_diff is {describe(diff)}, but the top of layer {name!r} is "
-                f"{describe(top[0].data)}"
+                f"top_diff is {describe(diff)}, but the top of layer {name!r} is {describe(top)}"
             )
-        given = Blob(top[0].data)
-        given._diff = np.ascontiguousarray(diff)
         bottom = [Blob(blob.data) for blob in self._bottom]
-        self.backward_cpu([given, *top[1:]], [propagate_down, False], bottom)
-        return bottom[0].diff if propagate_down else None
+        given = Blob(top, np.ascontiguousarray(diff))
+        self.backward_cpu([given, *self._top[1:]], [True, False], bottom)
+        return bottom[0].diff
 
 
 def describe(array: NDArray) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -101,7 +101,7 @@ class MarginInnerProduct(Layer):
         self.iteration = param.iteration
         self.lambda_: np.floating = np.float32(0)
         self.engine = _make_engine(engine, self.m, self.gradient)
-        self.dtype = None if dtype is None else np.dtype(dtype)
+        self.dtype: np.dtype[Any] | None = None if dtype is None else np.dtype(dtype)
         self._rng = np.random.default_rng(rng)
         self._K: int | None = None
         if layer_param.blobs:
@@ -263,9 +263,9 @@ class MarginInnerProduct(Layer):
 
     def _lambda_at(self, iteration: int, dtype: np.dtype[np.floating]) -> np.floating:
         p = self.param
-        lambda_ = angular.annealed_lambda(
-            iteration, p.base, p.gamma, p.power, p.lambda_min, dtype.type
-        )[()]
+        (lambda_,) = angular.annealed_lambda(
+            [iteration], p.base, p.gamma, p.power, p.lambda_min, dtype.type
+        )
         if not np.isfinite(lambda_) or lambda_ <= -1:
             raise ValueError(
                 f"layer {self.layer_param.name!r}: lambda is {lambda_} at iteration {iteration} "

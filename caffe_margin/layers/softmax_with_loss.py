@@ -10,12 +10,11 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from caffe_margin import caffe_margin_pb2 as pb
 from caffe_margin.layers.layer import (
     BlobLike,
-    FloatArray,
     Layer,
     as_labels,
     canonical_axis,
@@ -33,19 +32,18 @@ class SoftmaxWithLoss(Layer):
 
     `forward` takes scores, whose ``softmax_param { axis }`` (1) runs over the classes, and one
     label for every other position; it returns the loss, a scalar, not yet times ``loss_weight``.
-    `backward` returns the gradient with respect to the scores.
+    `backward` returns the gradient with respect to the scores, times ``loss_weight``.
 
     Attributes:
-        loss_weight: what Caffe's Net puts into the top's diff; the default of `backward`.
         prob: the probabilities of the last forward, of the shape of the scores.
     """
 
     type = "SoftmaxWithLoss"
+    default_loss_weight = 1.0
 
     def __init__(self, layer_param: pb.LayerParameter | None = None) -> None:
         super().__init__(layer_param or pb.LayerParameter(type=self.type))
         param = self.layer_param.loss_param
-        self.loss_weight = self.layer_param.loss_weight[0] if self.layer_param.loss_weight else 1.0
         self._ignore_label = param.ignore_label if param.HasField("ignore_label") else None
         if param.HasField("normalize") and not param.HasField("normalization"):
             self._normalization = (
@@ -120,18 +118,6 @@ class SoftmaxWithLoss(Layer):
             counted[outer, 0, inner] = True
             diff *= counted
         diff *= top[0].diff[()] / self._normalizer(shape, len(class_))
-
-    def backward(
-        self, top_diff: ArrayLike | None = None, propagate_down: bool = True
-    ) -> FloatArray | None:
-        """Return the gradient with respect to the scores; ``top_diff`` is `loss_weight` by default.
-
-        Raises:
-            RuntimeError: there was no `forward`.
-        """
-        if top_diff is None and self._top:
-            top_diff = np.asarray(self.loss_weight, self._top[0].data.dtype)
-        return super().backward(top_diff, propagate_down)
 
     def _label_indices(
         self, bottom: Sequence[BlobLike]

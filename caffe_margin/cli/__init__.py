@@ -1,0 +1,60 @@
+"""The command ``caffe-margin``: parses, calls, prints; a module a command.
+
+Exits 0 on success, 1 when a check fails, 2 on bad usage or bad input. A command imports what it
+needs when it runs, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib import metadata
+
+from caffe_margin.cli import compare, inspect
+
+COMMANDS = (compare, inspect)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    options = _parser().parse_args(arguments)
+    warnings.showwarning = _show_warning
+    try:
+        status: int = options.run(options)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # Whoever read our output has left; Python would complain again while it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except OSError as error:
+        reason = error.strerror or str(error)
+        return _fail(f"{error.filename}: {reason}" if error.filename else reason)
+    except (ValueError, MemoryError) as error:
+        return _fail(str(error) or "out of memory")
+
+
+def _fail(message: str) -> int:
+    print(f"caffe-margin: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"caffe-margin: warning: {message}", file=sys.stderr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="caffe-margin",
+        description="SphereFace's MarginInnerProduct layer, from its Caffe files.",
+    )
+    parser.add_argument("--version", action="version", version=metadata.version("caffe_margin"))
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        command.add_to(commands)
+    return parser

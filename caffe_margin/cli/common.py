@@ -1,0 +1,77 @@
+"""What the commands share: argument types, JSON, the progress bar."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+Commands = argparse._SubParsersAction
+
+
+def add_command(
+    commands: Commands[argparse.ArgumentParser],
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    *,
+    summary: str,
+    description: str,
+    example: str,
+) -> argparse.ArgumentParser:
+    """Add a command whose ``run`` takes the parsed options and returns the exit status."""
+    command = commands.add_parser(
+        name,
+        help=summary,
+        description=description,
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.set_defaults(run=run)
+    return command
+
+
+def add_net(command: argparse.ArgumentParser) -> None:
+    """Add the arguments of a command that reads a net: NET and --strict."""
+    command.add_argument("net", metavar="NET", help="a .prototxt, or a .caffemodel")
+    command.add_argument("--strict", action="store_true", help="refuse fields the schema lacks")
+
+
+def add_json(command: argparse.ArgumentParser) -> None:
+    """Add --json."""
+    command.add_argument("--json", action="store_true", help="print JSON")
+
+
+def positive(text: str) -> int:
+    """Parse a whole number above 0."""
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not positive")
+    return value
+
+
+def not_negative(text: str) -> int:
+    """Parse a whole number, 0 or above."""
+    if (value := int(text)) < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
+    return value
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON; NaN and infinity, which JSON lacks, are errors."""
+    json.dump(value, sys.stdout, indent=2, allow_nan=False)
+    print()
+
+
+@contextmanager
+def progress(what: str, quiet: bool) -> Iterator[Callable[[Iterable[T]], Iterable[T]]]:
+    """Yield a function that shows a bar while an iterable is gone through, on a terminal only."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    err = Console(stderr=True)
+    with Progress(console=err, transient=True, disable=quiet or not err.is_terminal) as bar:
+        yield lambda items: bar.track(tuple(items), description=what)
