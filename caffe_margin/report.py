@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from caffe_margin.compare import Comparison, Difference
@@ -27,10 +28,10 @@ def inspect_table(layers: Sequence[LayerShapes]) -> Table:
         table.add_column(title, overflow="fold")
     table.add_column("params", justify="right")
     for layer in layers:
-        tops = "  ".join(f"{name} {show_shape(shape)}" for name, shape in layer.tops.items())
+        tops = "  ".join(f"{escape(name)} {show_shape(shape)}" for name, shape in layer.tops.items())
         if layer.problem:
-            tops = f"{tops}\n[red]{layer.problem}[/red]"
-        table.add_row(layer.name, layer.type, tops, show_count(layer.param_count))
+            tops = f"{tops}\n[red]{escape(layer.problem)}[/red]"
+        table.add_row(escape(layer.name), escape(layer.type), tops, show_count(layer.param_count))
     return table
 
 

@@ -87,14 +87,13 @@ def run(options: argparse.Namespace) -> int:
         return 0
     M, N, K = comparison.shape
     type_ = type(param).MarginType.Name(param.type)
-    out = report.console()
-    out.print(f"layer     {layer_param.name}: {type_} (m = {comparison.m}), ", end="")
-    out.print(f"M = {M}, N = {N}, K = {K}, {comparison.dtype}")
-    out.print(f"lambda    {comparison.lambda_:.6g} at iteration {iteration}, {reason}")
-    out.print(f"features  {sources['features']}")
-    out.print(f"weight    {sources['weight']}")
-    out.print(f"loss      {comparison.loss:.6g}, under every rule\n")
-    out.print(report.compare_table(comparison))
+    print(f"layer     {layer_param.name}: {type_} (m = {comparison.m}), ", end="")
+    print(f"M = {M}, N = {N}, K = {K}, {comparison.dtype}")
+    print(f"lambda    {comparison.lambda_:.6g} at iteration {iteration}, {reason}")
+    print(f"features  {sources['features']}")
+    print(f"weight    {sources['weight']}")
+    print(f"loss      {comparison.loss:.6g}, under every rule\n")
+    report.console().print(report.compare_table(comparison))
     return 0
 
 

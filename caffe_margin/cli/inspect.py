@@ -75,8 +75,9 @@ def run(options: argparse.Namespace) -> int:
             }
         )
         return 0
-    out = report.console()
-    out.print(report.inspect_table(layers))
-    out.print(f"\n{net.name or options.net}: {len(layers)} layers in {options.phase}, ", end="")
-    out.print(f"{report.show_count(total)} parameters")
+    report.console().print(report.inspect_table(layers))
+    print(
+        f"\n{net.name or options.net}: {len(layers)} layers in {options.phase}, "
+        f"{report.show_count(total)} parameters"
+    )
     return 0

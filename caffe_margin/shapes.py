@@ -1,0 +1,242 @@
+"""Blob shapes and parameter counts of a net, layer by layer, without running it."""
+
+from __future__ import annotations
+
+import difflib
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from caffe_margin import caffe_margin_pb2 as pb
+from caffe_margin.shape_rules import LAYER_TYPES, Shape, agree, alike, count, show
+
+__all__ = ["LayerShapes", "Shape", "count_params", "infer_shapes"]
+
+_DATA_TYPES = {"Input", "DummyData", "Data", "ImageData", "HDF5Data", "MemoryData", "WindowData"}
+_MAX_AXES = 32
+_MAX_COUNT = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class LayerShapes:
+    """The shapes around one layer.
+
+    A dimension is None where it is known only at run time. A whole shape is None where even the
+    number of axes is unknown, because of a problem in this layer or below it.
+
+    Attributes:
+        name: The layer's name.
+        type: The layer's type, as the file spells it.
+        bottoms: The shape of each bottom, by blob name.
+        tops: The shape of each top, by blob name; an in-place layer has the name in both.
+        params: The shapes of the parameter blobs, in the order of Caffe's `blobs`.
+        param_names: For each of them the name under which layers share it, or "".
+        param_count: The number of parameters, shared ones included; None where it is unknown.
+        problem: Why Caffe would refuse the layer, or why its shapes are unknown; None if neither.
+    """
+
+    name: str
+    type: str
+    bottoms: dict[str, Shape | None]
+    tops: dict[str, Shape | None]
+    params: tuple[Shape, ...]
+    param_names: tuple[str, ...]
+    param_count: int | None
+    problem: str | None
+
+
+def infer_shapes(
+    net: pb.NetParameter, inputs: Mapping[str, Sequence[int | None]] | None = None
+) -> list[LayerShapes]:
+    """The shapes of the blobs and parameters of a net, one entry for each layer.
+
+    Shapes follow the layers' LayerSetUp and Reshape, the wiring Net::Init. A layer with a problem
+    does not end the listing: what depends on it is unknown, the rest goes on.
+
+    Args:
+        net: A net in the current format, filtered for one phase.
+        inputs: Shapes for tops of data layers by blob name, in place of what the file says, e.g.
+            `{"data": (256, 3, 112, 96)}`. None in a shape is a dimension known only at run time.
+            Tops of layers whose type is not in the table can be given too.
+
+    Raises:
+        ValueError: The net is in an old format, or a name in `inputs` is not the top of such a
+            layer, or its shape is not a shape.
+    """
+    if net.layers or net.input:
+        raise ValueError("the net is in an old format (layers, input): upgrade it first")
+    given = _check_inputs(net, inputs or {})
+    blobs: dict[str, Shape | None] = {}
+    culprits: dict[str, str] = {}
+    owners: dict[str, tuple[str, Shape]] = {}
+    listing: list[LayerShapes] = []
+    for index, layer in enumerate(net.layer):
+        # An in-place layer changes the blob it stands on; a second maker of a blob is an error.
+        made = [name for name in layer.top if name not in blobs or name in layer.bottom]
+        overrides = {name: given.pop(name) for name in layer.top if name in given}
+        bottoms = {name: blobs.get(name) for name in layer.bottom}
+        tops: dict[str, Shape | None] = dict.fromkeys(layer.top)
+        params: list[Shape] = []
+        total: int | None = None
+        problem: str | None = None
+        culprit = layer.name
+        try:
+            _check_wiring(layer, blobs, net.layer[index + 1 :])
+            unknown = [name for name, shape in bottoms.items() if shape is None]
+            if overrides and overrides.keys() == tops.keys():
+                total = 0 if layer.type in _DATA_TYPES else None
+            elif unknown and layer.type in LAYER_TYPES:
+                culprit = culprits[unknown[0]]
+                raise ValueError(f"needs the shape of '{unknown[0]}' (stopped at '{culprit}')")
+            else:
+                known = [shape for name in layer.bottom if (shape := blobs[name]) is not None]
+                shapes, params = _apply_rule(layer, known)
+                tops.update(zip(layer.top, shapes, strict=False))
+                counts = [count(shape) for shape in params]
+                total = None if None in counts else sum(n for n in counts if n is not None)
+                problem = _param_problem(layer, params, owners)
+        except ValueError as error:
+            problem = str(error)
+        tops.update(overrides)
+        for name in made:
+            blobs[name] = tops[name]
+            culprits[name] = culprit
+        names = [spec.name for spec in layer.param] + [""] * len(params)
+        listing.append(
+            LayerShapes(
+                layer.name,
+                layer.type,
+                bottoms,
+                tops,
+                tuple(params),
+                tuple(names[: len(params)]),
+                total,
+                problem,
+            )
+        )
+    return listing
+
+
+def count_params(layers: Iterable[LayerShapes]) -> int | None:
+    """The number of parameters of a net, shared ones counted once; None where it is unknown."""
+    total = 0
+    seen: set[str] = set()
+    for layer in layers:
+        if layer.param_count is None:
+            return None
+        total += layer.param_count
+        for name, shape in zip(layer.param_names, layer.params, strict=True):
+            if name in seen:
+                total -= count(shape) or 0
+            elif name:
+                seen.add(name)
+    return total
+
+
+def _check_inputs(
+    net: pb.NetParameter, inputs: Mapping[str, Sequence[int | None]]
+) -> dict[str, Shape]:
+    makers: dict[str, pb.LayerParameter] = {}
+    for layer in net.layer:
+        for name in layer.top:
+            makers.setdefault(name, layer)
+    given: dict[str, Shape] = {}
+    for name, dims in inputs.items():
+        if name not in makers:
+            raise ValueError(f"input '{name}' is nobody's top{_near(name, makers)}")
+        maker = makers[name]
+        if maker.type in LAYER_TYPES and maker.type not in _DATA_TYPES:
+            raise ValueError(
+                f"input '{name}' is the top of '{maker.name}', of type {maker.type}:"
+                " only tops of data layers can be given"
+            )
+        try:
+            given[name] = tuple(None if dim is None else operator.index(dim) for dim in dims)
+        except TypeError:
+            raise ValueError(f"input '{name}': {dims!r} is not a sequence of int or None") from None
+        _check_blob(f"input '{name}'", given[name])
+    return given
+
+
+def _check_wiring(
+    layer: pb.LayerParameter,
+    blobs: Mapping[str, Shape | None],
+    later: Iterable[pb.LayerParameter],
+) -> None:
+    """Net::AppendBottom and Net::AppendTop: bottoms exist, tops do not, unless in place."""
+    for name in layer.bottom:
+        if name not in blobs:
+            for other in later:
+                if name in other.top:
+                    raise ValueError(f"bottom '{name}' is the top of '{other.name}', further down")
+            raise ValueError(f"bottom '{name}' is nobody's top{_near(name, blobs)}")
+    for i, name in enumerate(layer.top):
+        in_place = i < len(layer.bottom) and name == layer.bottom[i]
+        if not in_place and (name in blobs or name in layer.top[:i]):
+            raise ValueError(f"top '{name}' has a maker already; is the net filtered for a phase?")
+
+
+def _apply_rule(layer: pb.LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+    """Layer::CheckBlobCounts, the type's rule, and the limits of Blob::Reshape."""
+    if layer.type == "Python":
+        raise ValueError("a Python layer's shapes are its own code's; give them as input shapes")
+    if layer.type not in LAYER_TYPES:
+        raise ValueError(f"unknown layer type '{layer.type}'{_near(layer.type, LAYER_TYPES)}")
+    layer_type = LAYER_TYPES[layer.type]
+    try:
+        _check_number("bottom", len(bottoms), *layer_type.bottoms)
+        _check_number("top", len(layer.top), *layer_type.tops)
+        tops, params = layer_type.rule(layer, bottoms)
+        for i, shape in enumerate(tops[: len(layer.top)]):
+            _check_blob(f"top '{layer.top[i]}'", shape)
+        for i, shape in enumerate(params):
+            _check_blob(f"parameter {i}", shape)
+    except ValueError as error:
+        raise ValueError(f"{layer.type}: {error}") from None
+    return tops, params
+
+
+def _check_number(what: str, number: int, least: int, most: int) -> None:
+    if not least <= number <= most:
+        if least == most:
+            wanted = str(least)
+        else:
+            wanted = f"at least {least}" if number < least else f"at most {most}"
+        raise ValueError(f"the number of {what}s must be {wanted}, and is {number}")
+
+
+def _check_blob(what: str, shape: Shape) -> None:
+    """Blob::Reshape."""
+    if len(shape) > _MAX_AXES:
+        raise ValueError(f"{what} has {len(shape)} axes, more than Caffe's {_MAX_AXES}")
+    if any(dim is not None and dim < 0 for dim in shape):
+        raise ValueError(f"{what} is {show(shape)}: a dimension cannot be negative")
+    if (count(shape) or 0) > _MAX_COUNT:
+        raise ValueError(f"{what} is {show(shape)}: more than Caffe's 2^31 - 1 elements")
+
+
+def _param_problem(
+    layer: pb.LayerParameter, params: list[Shape], owners: dict[str, tuple[str, Shape]]
+) -> str | None:
+    """Net::AppendParam: whoever uses a name first owns the blob, and others must match it."""
+    if len(layer.param) > len(params):
+        return f"{layer.type}: {len(layer.param)} param for {len(params)} parameter blobs"
+    for spec, shape in zip(layer.param, params, strict=False):
+        if not spec.name:
+            continue
+        owner, owned = owners.setdefault(spec.name, (layer.name, shape))
+        if spec.share_mode == pb.ParamSpec.PERMISSIVE:
+            same = agree(count(shape), count(owned))
+        else:
+            same = alike(shape, owned)
+        if not same:
+            return (
+                f"{layer.type}: shares param '{spec.name}' with '{owner}',"
+                f" which has it as {show(owned)} and not as {show(shape)}"
+            )
+    return None
+
+
+def _near(name: str, names: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, names, n=1)
+    return f", did you mean '{close[0]}'?" if close else ""
