@@ -1,0 +1,616 @@
+"""Protobuf's text format, read as Caffe's C++ reads it.
+
+The Python runtime has a reader too, but it says neither where an unknown field was nor how
+it may be spelt, and a fork's field leaves it only the choice of refusing the file or of
+skipping in silence. This one fills any proto2 message through its descriptor. It takes what
+google::protobuf::TextFormat takes, without extensions, which Caffe has none of.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn, TypeVar
+
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
+
+M = TypeVar("M", bound=Message)
+
+MAX_DEPTH = 100
+"""Messages nested deeper than this are refused; Caffe's own reach six."""
+
+_MAX_UNKNOWN = 1000  # distinct unknown fields told apart; the rest are only counted
+_MAX_NOTES = 50
+
+_NAME, _NUMBER, _STRING, _MARK, _COMMENT, _BAD = range(1, 7)
+_END = None
+# A number's token is cut generously and judged afterwards, so that "3stride" is one wrong
+# number and no cut needs backtracking. The last group takes what no other does.
+_TOKEN = re.compile(
+    r"""[ \t\n\r\v\f]*(?:
+      ([A-Za-z_][A-Za-z0-9_]*)
+    | (\.?[0-9][A-Za-z0-9_.]*(?:(?<=[eE])[+-][A-Za-z0-9_.]*)?)
+    | ("[^"\\\n]*(?:\\[^\n][^"\\\n]*)*"|'[^'\\\n]*(?:\\[^\n][^'\\\n]*)*')
+    | ([:{}<>\[\],;-])
+    | (\#[^\n]*)
+    | (.)
+    | \Z)""",
+    re.VERBOSE,
+)
+_DECIMAL = re.compile(r"0|[1-9][0-9]*")
+_OCTAL = re.compile(r"0[0-7]+")
+_HEX = re.compile(r"0[xX][0-9a-fA-F]+")
+_FLOAT = re.compile(r"(?!0[0-9])(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?[fF]?")
+_ESCAPE = re.compile(
+    rb"\\(?:([0-7]{1,3})|[xX]([0-9a-fA-F]{1,2})|U([0-9a-fA-F]{8})|u([0-9a-fA-F]{4}"
+    rb"(?:\\u[0-9a-fA-F]{4})*)|(.))",
+    re.DOTALL,
+)
+_LETTER_ESCAPES = dict(zip(b"abfnrtv\\?'\"", b"\a\b\f\n\r\t\v\\?'\"", strict=True))
+
+_BOOLS = {"true": True, "True": True, "t": True, "false": False, "False": False, "f": False}
+_CLOSERS = {"{": "}", "<": ">"}
+
+_F = FieldDescriptor
+_RANGES = {
+    **dict.fromkeys((_F.TYPE_INT32, _F.TYPE_SINT32, _F.TYPE_SFIXED32), (-(2**31), 2**31 - 1)),
+    **dict.fromkeys((_F.TYPE_INT64, _F.TYPE_SINT64, _F.TYPE_SFIXED64), (-(2**63), 2**63 - 1)),
+    **dict.fromkeys((_F.TYPE_UINT32, _F.TYPE_FIXED32), (0, 2**32 - 1)),
+    **dict.fromkeys((_F.TYPE_UINT64, _F.TYPE_FIXED64), (0, 2**64 - 1)),
+}
+
+
+class ParseError(ValueError):
+    """A text that cannot be read, and where.
+
+    Attributes:
+        filename: the file's name as the caller gave it.
+        line: the line, from 1.
+        column: the character in the line, from 1.
+    """
+
+    def __init__(
+        self, message: str, filename: str = "<text>", line: int = 1, column: int = 1
+    ) -> None:
+        super().__init__(message, filename, line, column)
+        self.filename = filename
+        self.line = line
+        self.column = column
+
+    def __str__(self) -> str:
+        return f"{self.filename}:{self.line}:{self.column}: {self.args[0]}"
+
+
+class UnknownFieldWarning(UserWarning):
+    """A field was skipped: the schema, or its layer's type, has no place for it."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where a message entry stands in its source: ``text[start:end]``."""
+
+    name: str
+    start: int
+    end: int
+
+
+def parse(
+    text: str,
+    message: M,
+    *,
+    filename: str = "<text>",
+    strict: bool = False,
+    misplaced: Mapping[str, str] | None = None,
+    spans: list[Span] | None = None,
+) -> list[str]:
+    """Fill a proto2 message from text, as google::protobuf::TextFormat::Parse does.
+
+    What the message held before is replaced. On an error it keeps what it had.
+
+    Args:
+        text: the text; a byte order mark and Windows line ends are allowed.
+        message: any proto2 message.
+        filename: the name that errors give.
+        strict: refuse fields that the message's type lacks, where they are else skipped.
+        misplaced: top-level field names of another kind of file, each with what to say
+            about it; such a field is an error.
+        spans: filled with the place of every message entry at the top level, in order. An
+            entry starts at its field's name (in the list form, at its brace) and ends
+            behind its closing brace.
+
+    Returns:
+        A line of text for each field that was skipped, the same field in layers of the same
+        type counted together.
+
+    Raises:
+        ParseError: the text is no message of this type.
+    """
+    parser = _Parser(text, filename, strict, misplaced or {})
+    fresh = type(message)()
+    parser.advance()
+    parser.fields(fresh, "", None)
+    parser.check_required(fresh, f"the {message.DESCRIPTOR.name}", len(text))
+    message.CopyFrom(fresh)
+    if spans is not None:
+        spans.extend(parser.spans)
+    return parser.notes()
+
+
+class _Field:
+    """What the parser wants to know of a field, looked up once a message type."""
+
+    def __init__(self, field: FieldDescriptor) -> None:
+        self.name: str = field.name
+        self.type: int = field.type
+        self.repeated = _is(field, "repeated")
+        self.required = _is(field, "required")
+        self.message: Descriptor | None = field.message_type
+        self.values: dict[str, int] = {}
+        if field.enum_type is not None:
+            self.values = {value.name: value.number for value in field.enum_type.values}
+        self.numbers = frozenset(self.values.values())
+        self.low, self.high = _RANGES.get(field.type, (-(2**31), 2**31 - 1))
+        self.read = _READERS.get(field.type, _Parser.read_integer)
+
+
+def _is(field: Any, label: str) -> bool:
+    # protobuf 7 has lost `label`; protobuf 4 and 5 lack `is_repeated` and `is_required`.
+    if hasattr(field, f"is_{label}"):
+        return bool(getattr(field, f"is_{label}"))
+    return bool(field.label == getattr(_F, f"LABEL_{label.upper()}"))
+
+
+@functools.cache
+def _fields(descriptor: Descriptor) -> dict[str, _Field]:
+    return {field.name: _Field(field) for field in descriptor.fields}
+
+
+@functools.cache
+def _required(descriptor: Descriptor) -> tuple[str, ...]:
+    return tuple(field.name for field in _fields(descriptor).values() if field.required)
+
+
+def _near(name: str, names: Mapping[str, Any]) -> str:
+    """Return '; did you mean ...?' where a name is near, else nothing."""
+    if len(name) > 80:  # no name of a schema is; the search is quadratic
+        return ""
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.7)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _short(token: str) -> str:
+    return repr(token if len(token) <= 60 else token[:57] + "...")
+
+
+@dataclass
+class _Unknown:
+    """A field the schema lacks: where it first stood, among which fields, in which layer."""
+
+    name: str
+    place: int
+    table: Mapping[str, _Field]
+    layer: Message | None
+    count: int = 0
+
+
+class _Parser:
+    """One text's tokens, and the descent through them. `kind` and `token` are the next token."""
+
+    def __init__(
+        self, text: str, filename: str, strict: bool, misplaced: Mapping[str, str]
+    ) -> None:
+        self.text = text
+        self.filename = filename
+        self.strict = strict
+        self.misplaced = misplaced
+        self.spans: list[Span] = []
+        self.path: list[str] = []
+        self.unknown: dict[tuple[str, int], _Unknown] = {}
+        self.unlisted = 0
+        self.matches = _TOKEN.finditer(text, 1 if text.startswith("\ufeff") else 0)
+        self.match: re.Match[str]
+        self.kind: int | None = _END
+        self.token = ""
+
+    # Tokens
+
+    def advance(self) -> None:
+        match = next(self.matches)
+        kind = match.lastindex
+        while kind == _COMMENT:
+            match = next(self.matches)
+            kind = match.lastindex
+        self.match = match
+        self.kind = kind
+        self.token = match[kind] if kind else ""
+        if kind == _BAD:
+            self.bad_character()
+
+    def start(self) -> int:
+        return self.match.start(self.kind) if self.kind else len(self.text)
+
+    def error(self, what: str, place: int | None = None) -> NoReturn:
+        place = self.start() if place is None else place
+        before = self.text[:place].removeprefix("\ufeff")
+        line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
+        raise ParseError(what, self.filename, line, column)
+
+    def expected(self, what: str) -> NoReturn:
+        found = "the end of the text" if self.kind is _END else _short(self.token)
+        self.error(f"expected {what}, found {found}")
+
+    def bad_character(self) -> NoReturn:
+        character = self.token
+        if character in "\"'":
+            self.error(f"this string does not end on its line; close it with {character}")
+        if character in "()=/%$!?@&*+|~^`\\.":
+            self.error(f"{character!r} has no meaning here; a field is written name: value")
+        self.error(
+            f"unexpected character {character!r}; outside strings and comments the text is ASCII"
+        )
+
+    def accept(self, mark: str) -> bool:
+        if self.token == mark:
+            self.advance()
+            return True
+        return False
+
+    def separator(self) -> None:
+        if self.token == "," or self.token == ";":
+            self.advance()
+
+    # Messages
+
+    def fields(self, message: Message, closer: str, layer: Message | None) -> None:
+        """Read fields up to `closer`, which is left as the next token."""
+        descriptor = message.DESCRIPTOR
+        table = _fields(descriptor)
+        top = not self.path
+        while self.token != closer:  # the end's token is ""
+            if self.kind != _NAME:
+                self.expected(f"a field's name or {closer!r}" if closer else "a field's name")
+            field = table.get(self.token)
+            if field is None:
+                self.unknown_field(descriptor, layer)
+                continue
+            start = self.start()
+            if not field.repeated and message.HasField(field.name):
+                self.error(f"{field.name!r} is given twice; it takes one value")
+            self.advance()
+            if field.message is None:
+                self.scalars(message, field)
+            else:
+                self.accept(":")
+                self.path.append(field.name)
+                if field.repeated and self.accept("["):
+                    if not self.accept("]"):
+                        while True:
+                            at = self.start()
+                            end = self.entry(message, field, layer)
+                            if top:
+                                self.spans.append(Span(field.name, at, end))
+                            if self.list_ends():
+                                break
+                else:
+                    end = self.entry(message, field, layer)
+                    if top:
+                        self.spans.append(Span(field.name, start, end))
+                self.path.pop()
+            self.separator()
+
+    def entry(self, message: Message, field: _Field, layer: Message | None) -> int:
+        """Read one braced message into a field; return where its closing brace ends."""
+        closer = _CLOSERS.get(self.token)
+        if closer is None or self.kind != _MARK:
+            self.expected(f"'{{' to open {field.name!r}, which is a message")
+        if len(self.path) > MAX_DEPTH:
+            self.error(f"messages are nested more than {MAX_DEPTH} deep")
+        opened = self.start()
+        self.advance()
+        if field.repeated:
+            inner = getattr(message, field.name).add()
+        else:
+            inner = getattr(message, field.name)
+            inner.SetInParent()
+        if field.name in ("layer", "layers"):
+            layer = inner
+        self.fields(inner, closer, layer)
+        self.check_required(inner, repr(field.name), opened)
+        end = self.match.end()
+        self.advance()
+        return end
+
+    def check_required(self, message: Message, what: str, place: int) -> None:
+        missing = [name for name in _required(message.DESCRIPTOR) if not message.HasField(name)]
+        if missing:
+            names = " and ".join(repr(name) for name in missing)
+            self.error(f"{what} lacks {names}, which it must have", place)
+
+    def scalars(self, message: Message, field: _Field) -> None:
+        if self.token != ":":
+            self.expected(f"':' behind {field.name!r}")
+        self.advance()
+        if not field.repeated:
+            setattr(message, field.name, field.read(self, field))
+            return
+        values = getattr(message, field.name)
+        if not self.accept("["):
+            values.append(field.read(self, field))
+        elif not self.accept("]"):
+            while True:
+                values.append(field.read(self, field))
+                if self.list_ends():
+                    break
+
+    def list_ends(self) -> bool:
+        """Step over ',' and return False, or over ']' and return True."""
+        if self.token not in (",", "]"):
+            self.expected("',' or ']'")
+        ends = self.token == "]"
+        self.advance()
+        return ends
+
+    # Scalars
+
+    def read_integer(self, field: _Field) -> int:
+        place, negative = self.start(), self.accept("-")
+        token = self.token
+        if self.kind != _NUMBER:
+            self.expected(f"an integer for {field.name!r}")
+        if _DECIMAL.fullmatch(token):
+            base = 10
+        elif _HEX.fullmatch(token):
+            base = 16
+        elif _OCTAL.fullmatch(token):
+            base = 8
+        else:
+            self.error(
+                f"{field.name!r} takes an integer in decimal, hexadecimal (0x) or octal "
+                f"(leading 0), not {_short(token)}"
+            )
+        # Leading zeros are no reason to refuse, and a huge number none to compute it.
+        digits = token[2 if base == 16 else 0 :].lstrip("0") or "0"
+        value = int(digits, base) if len(digits) < 25 else 2**64
+        if negative:
+            value = -value
+        if not field.low <= value <= field.high:
+            sign = "-" if negative else ""
+            self.error(
+                f"{sign}{token[:60]} is out of range; {field.name!r} takes "
+                f"{field.low} to {field.high}",
+                place,
+            )
+        self.advance()
+        return value
+
+    def read_float(self, field: _Field) -> float:
+        negative = self.accept("-")
+        token = self.token
+        if self.kind == _NUMBER and _FLOAT.fullmatch(token):
+            value = float(token.rstrip("fF"))
+        elif self.kind == _NAME and token.lower() in ("inf", "infinity", "nan"):
+            value = float(token)
+        elif self.kind == _NUMBER:
+            self.error(f"{field.name!r} takes a decimal number such as 0.5, not {_short(token)}")
+        else:
+            self.expected(f"a number for {field.name!r}")
+        self.advance()
+        return -value if negative else value
+
+    def read_bool(self, field: _Field) -> bool:
+        value = _BOOLS.get(self.token)
+        if self.kind == _NUMBER and re.fullmatch(r"(?:0[xX])?0*[01]", self.token):
+            value = self.token.endswith("1")
+        if value is None or self.kind == _STRING:
+            self.expected(f"true or false for {field.name!r}")
+        self.advance()
+        return value
+
+    def read_enum(self, field: _Field) -> int:
+        if self.kind == _NUMBER or self.token == "-":
+            place = self.start()
+            value = self.read_integer(field)
+            if value not in field.numbers:
+                self.error(
+                    f"{field.name!r} has no value {value}; it takes {_choices(field)}", place
+                )
+            return value
+        token = self.token
+        if self.kind == _STRING:
+            self.expected(f"one of {_choices(field)} for {field.name!r}, without quotes")
+        if self.kind != _NAME:
+            self.expected(f"one of {_choices(field)} for {field.name!r}")
+        number = field.values.get(token)
+        if number is None:
+            near = _near(token, field.values) or _near(token.upper(), field.values)
+            self.error(
+                f"{field.name!r} has no value {_short(token)}{near or '; it takes '}"
+                f"{'' if near else _choices(field)}"
+            )
+        self.advance()
+        return number
+
+    def read_string(self, field: _Field) -> str:
+        place = self.start()
+        try:
+            return self.read_bytes(field).decode("utf-8")
+        except UnicodeDecodeError:
+            self.error(f"{field.name!r} is not UTF-8; save the file as UTF-8", place)
+
+    def read_bytes(self, field: _Field) -> bytes:
+        if self.kind != _STRING:
+            quoted = f'; write "{self.token}"' if self.kind == _NAME else ""
+            found = "the end of the text" if self.kind is _END else _short(self.token)
+            self.error(f"expected a string in quotes for {field.name!r}, found {found}{quoted}")
+        parts = []
+        while self.kind == _STRING:
+            try:
+                part = self.token[1:-1].encode("utf-8", "surrogateescape")
+            except UnicodeEncodeError:
+                self.error(f"{field.name!r} holds half a surrogate pair, which UTF-8 cannot write")
+            if b"\\" in part:
+                part = _ESCAPE.sub(self.unescape, part)
+            parts.append(part)
+            self.advance()
+        return b"".join(parts)
+
+    def unescape(self, match: re.Match[bytes]) -> bytes:
+        octal, hexadecimal, wide, units, letter = match.groups()
+        if octal:
+            return bytes([int(octal, 8) & 0xFF])
+        if hexadecimal:
+            return bytes([int(hexadecimal, 16)])
+        try:
+            if wide:
+                return chr(int(wide, 16)).encode("utf-8")
+            if units:
+                return (
+                    bytes.fromhex(units.replace(rb"\u", b"").decode()).decode("utf-16-be").encode()
+                )
+        except (ValueError, OverflowError):
+            self.error(f"{match[0].decode()} names no character")
+        if letter[0] not in _LETTER_ESCAPES:
+            self.error(
+                f"no escape starts with a backslash and {chr(letter[0])!r}; "
+                r"write \\ for the backslash itself"
+            )
+        return bytes([_LETTER_ESCAPES[letter[0]]])
+
+    # Fields the schema lacks
+
+    def unknown_field(self, descriptor: Any, layer: Message | None) -> None:
+        name, place = self.token, self.start()
+        if not self.path and name in self.misplaced:
+            self.error(f"{name!r} {self.misplaced[name]}")
+        if self.strict:
+            near = _near(name, _fields(descriptor))
+            self.error(f"{_short(name)} is no field of {descriptor.name}{near}")
+        self.advance()
+        self.skip_value()
+        key = (".".join([*self.path, name[:80]]), id(layer))
+        record = self.unknown.get(key)
+        if record is None:
+            if len(self.unknown) == _MAX_UNKNOWN:
+                self.unlisted += 1
+                return
+            record = _Unknown(name, place, _fields(descriptor), layer)
+            self.unknown[key] = record
+        record.count += 1
+
+    def skip_value(self) -> None:
+        """Step over what follows a field's name; with a stack of its own, so of any depth."""
+        open_: list[str] = []
+        colon = self.accept(":")
+        while True:
+            # Before a value.
+            if self.token in ("{", "<", "[") and len(open_) + len(self.path) >= MAX_DEPTH:
+                self.error(f"messages are nested more than {MAX_DEPTH} deep")
+            if self.kind == _MARK and self.token in _CLOSERS:
+                open_.append(_CLOSERS[self.token])
+                self.advance()
+            elif self.token == "[":
+                open_.append("]")
+                self.advance()
+                if self.token != "]":
+                    colon = True
+                    continue
+            elif not colon:
+                self.expected("':' or '{' behind a field's name")
+            else:
+                self.skip_scalar()
+                self.skip_comma(open_)
+            # Behind a value, or behind an opening brace or bracket.
+            while open_ and self.token == open_[-1]:
+                open_.pop()
+                self.advance()
+                self.skip_comma(open_)
+            if not open_:
+                self.separator()
+                return
+            if open_[-1] == "]":
+                colon = True
+            elif self.kind != _NAME:
+                self.expected(f"a field's name or {open_[-1]!r}")
+            else:
+                self.advance()
+                colon = self.accept(":")
+
+    def skip_comma(self, open_: list[str]) -> None:
+        """Step over what may stand between two values of a message or must, of a list."""
+        if not open_:
+            return
+        if open_[-1] != "]":
+            self.separator()
+        elif self.token != "]":
+            if self.token != ",":
+                self.expected("',' or ']'")
+            self.advance()
+            if self.token == "]":
+                self.expected("a value behind ','")
+
+    def skip_scalar(self) -> None:
+        if self.kind == _STRING:
+            while self.kind == _STRING:
+                self.advance()
+            return
+        negative = self.accept("-")
+        if self.kind == _NUMBER:
+            if not any(p.fullmatch(self.token) for p in (_FLOAT, _HEX, _OCTAL)):
+                self.error(f"{_short(self.token)} is no number")
+        elif self.kind != _NAME or (
+            negative and self.token.lower() not in ("inf", "infinity", "nan")
+        ):
+            self.expected("a value")
+        self.advance()
+
+    def notes(self) -> list[str]:
+        """Say what was skipped: one line a field and type of layer."""
+        groups: dict[tuple[str, str], list[_Unknown]] = {}
+        for (path, _), record in self.unknown.items():
+            groups.setdefault((path, _text(record.layer, "type")), []).append(record)
+        lines = []
+        line, counted = 1, 0
+        for (path, type_), records in list(groups.items())[:_MAX_NOTES]:
+            first, count = records[0], sum(record.count for record in records)
+            line += self.text.count("\n", counted, first.place)
+            counted = first.place
+            name = _text(first.layer, "name")
+            where = f" in layer {name!r}" if name else ""
+            where += f" ({type_})" if type_ else ""
+            more = f"; {count} such fields, this is the first" if count > 1 else ""
+            lines.append(
+                f"{self.filename}:{line}: skipped the field {path!r}{where}, "
+                f"which the schema lacks{more}{_near(first.name, first.table)}"
+            )
+        rest = self.unlisted + max(0, len(groups) - _MAX_NOTES)
+        if rest:
+            lines.append(f"{self.filename}: skipped {rest} more fields that the schema lacks")
+        return lines
+
+
+def _text(layer: Any, name: str) -> str:
+    """Return a layer's name or type, where it has one; V1's type by the enum's name."""
+    if layer is None or not layer.HasField(name):
+        return ""
+    value = getattr(layer, name)
+    if isinstance(value, int):
+        return str(layer.DESCRIPTOR.fields_by_name[name].enum_type.values_by_number[value].name)
+    return str(value)
+
+
+def _choices(field: _Field) -> str:
+    return ", ".join(field.values)
+
+
+_READERS = {
+    _F.TYPE_FLOAT: _Parser.read_float,
+    _F.TYPE_DOUBLE: _Parser.read_float,
+    _F.TYPE_BOOL: _Parser.read_bool,
+    _F.TYPE_ENUM: _Parser.read_enum,
+    _F.TYPE_STRING: _Parser.read_string,
+    _F.TYPE_BYTES: _Parser.read_bytes,
+}
