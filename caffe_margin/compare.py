@@ -195,8 +195,13 @@ def draw_features(
 
     Returns:
         x, (batch, K) in the weight's dtype, and the labels, (batch,).
+
+    Raises:
+        ValueError: K is 1, where angles other than 0 and pi do not exist.
     """
     N, K = weight.shape
+    if K < 2:
+        raise ValueError("to draw angles takes at least 2 features; the weight has 1")
     label = rng.integers(N, size=batch)
     theta = (rng.permutation(batch) + rng.random(batch)) * (np.pi / batch)
     own = weight[label].astype(np.float64)

@@ -21,9 +21,11 @@ COMMANDS = (compare, inspect)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     options = _parser().parse_args(arguments)
-    warnings.showwarning = _show_warning
     try:
-        status: int = options.run(options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", UserWarning)
+            warnings.showwarning = _show_warning
+            status: int = options.run(options)
         sys.stdout.flush()
         return status
     except BrokenPipeError:

@@ -1,0 +1,151 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import caffe_margin as cm
+from caffe_margin.cli import main
+
+MODEL = Path(__file__).parents[2] / "models" / "sphereface_model.prototxt"
+NET = """
+    layer { name: "data" type: "Input" top: "fc5" top: "label"
+            input_param { shape { dim: 6 dim: 8 } shape { dim: 6 } } }
+    layer { name: "fc6" type: "MarginInnerProduct" bottom: "fc5" bottom: "label" top: "fc6"
+            margin_inner_product_param { num_output: 5 type: TRIPLE base: 100 gamma: 1
+                                         lambda_min: 1 weight_filler { type: "xavier" } } }
+"""
+
+
+@pytest.fixture
+def net(tmp_path):
+    path = tmp_path / "net.prototxt"
+    path.write_text(NET)
+    return str(path)
+
+
+def run_json(capsys, *arguments):
+    assert main(["compare", *arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def features(tmp_path, **arrays):
+    rng = np.random.default_rng(0)
+    path = tmp_path / "features.npz"
+    np.savez(path, **({"x": rng.normal(size=(7, 8)), "label": np.arange(7) % 5} | arrays))
+    return str(path)
+
+
+def test_the_real_net_at_real_size(capsys):
+    assert main(["compare", str(MODEL)]) == 0
+    captured = capsys.readouterr()
+    assert "M = 256, N = 10572, K = 512, float32" in captured.out
+    assert "lambda    5 at iteration 1659, where lambda reaches lambda_min" in captured.out
+    assert "drawn, angles to the own class cover 0 to pi" in captured.out
+    for rule in ("exact", "paper", "only normalized", "only no margin", "only no projection"):
+        assert rule in captured.out
+    # a pipe gets no progress bar
+    assert captured.err == ""
+
+
+def test_defaults_come_from_the_net(net, capsys):
+    value = run_json(capsys, net)
+    assert (value["M"], value["N"], value["K"]) == (6, 5, 8)
+    # 100 / (1 + t) reaches 1 at t = 99
+    assert (value["iteration"], value["lambda"]) == (99, 1)
+    assert value["dtype"] == "float32"
+
+
+def test_options(net, capsys):
+    value = run_json(
+        capsys, net, "--batch", "9", "--iteration", "3", "--dtype", "float64", "--layer", "fc6"
+    )
+    assert (value["M"], value["iteration"], value["lambda"]) == (9, 3, 25)
+    assert value["dtype"] == "float64"
+
+
+def test_seed(net, capsys):
+    first, again, other = (run_json(capsys, net, "--seed", seed) for seed in "112")
+    assert first == again
+    assert first["loss"] != other["loss"]
+
+
+def test_features(net, capsys, tmp_path):
+    weight = np.random.default_rng(1).normal(size=(5, 8))
+    value = run_json(capsys, net, "--features", features(tmp_path, weight=weight))
+    assert (value["M"], value["dtype"]) == (7, "float64")
+    x, label = np.random.default_rng(0).normal(size=(7, 8)), np.arange(7) % 5
+    unit = weight / np.linalg.norm(weight, axis=1, keepdims=True)
+    theta = np.arccos((x * unit[label]).sum(1) / np.linalg.norm(x, axis=1))
+    np.testing.assert_allclose(value["theta"], theta, rtol=1e-9)
+    value = run_json(capsys, net, "--features", features(tmp_path), "--batch", "4")
+    assert value["M"] == 4
+
+
+def test_weights(net, capsys, tmp_path):
+    weight = np.random.default_rng(1).normal(size=(5, 8)).astype(np.float32)
+    path = tmp_path / "trained.caffemodel"
+    cm.write_weights({"fc6": [weight]}, path)
+    value = run_json(capsys, net, "--weights", str(path))
+    given = run_json(capsys, net, "--features", features(tmp_path), "--weights", str(path))
+    assert value["weight"] == given["weight"] == f"from {path}"
+    x, label = np.random.default_rng(0).normal(size=(7, 8)), np.arange(7) % 5
+    unit = weight / np.linalg.norm(weight, axis=1, keepdims=True)
+    theta = np.arccos((x * unit[label]).sum(1) / np.linalg.norm(x, axis=1))
+    np.testing.assert_allclose(given["theta"], theta, rtol=1e-5)
+
+
+@pytest.mark.parametrize("axis", [2, -1])
+def test_axis(axis, capsys, tmp_path):
+    path = tmp_path / "net.prototxt"
+    text = NET.replace("dim: 6 dim: 8", "dim: 3 dim: 2 dim: 8").replace(
+        "dim: 6 }", "dim: 3 dim: 2 }"
+    )
+    path.write_text(text.replace("num_output: 5", f"num_output: 5 axis: {axis}"))
+    value = run_json(capsys, str(path))
+    assert (value["M"], value["K"]) == (6, 8)
+
+
+def test_no_margin_layer(capsys):
+    deploy = MODEL.with_name("sphereface_deploy.prototxt")
+    assert main(["compare", str(deploy)]) == 2
+    assert "MarginInnerProduct" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"label": np.arange(7)}, "row 5 of bottom[1]"),
+        ({"label": np.zeros(3)}, "(7, 8)"),
+        ({"x": np.zeros((7, 8))}, "row 0 of bottom[0]"),
+        ({"x": np.array([[None] * 8] * 7)}, "features.npz"),
+        ({"weight": np.ones((4, 8))}, "the weight is (4, 8), but layer 'fc6' needs (5, K)"),
+    ],
+)
+def test_bad_features(arrays, message, net, capsys, tmp_path):
+    assert main(["compare", net, "--features", features(tmp_path, **arrays)]) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_features_without_labels(net, capsys, tmp_path):
+    path = tmp_path / "x.npz"
+    np.savez(path, x=np.ones((2, 8)), y=np.ones(2))
+    assert main(["compare", net, "--features", str(path)]) == 2
+    assert "holds x, y; it must hold x and label" in capsys.readouterr().err
+
+
+def test_weights_of_another_layer(net, capsys, tmp_path):
+    path = tmp_path / "other.caffemodel"
+    cm.write_weights({"fc7": [np.ones((5, 8), np.float32)]}, path)
+    assert main(["compare", net, "--weights", str(path)]) == 2
+    assert "no weight for layer 'fc6'; it has fc7" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "option", [["--batch", "0"], ["--iteration", "-1"], ["--dtype", "float16"]]
+)
+def test_bad_option(option, net):
+    with pytest.raises(SystemExit, match="2"):
+        main(["compare", net, *option])

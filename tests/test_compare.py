@@ -1,0 +1,171 @@
+import json
+import math
+
+import numpy as np
+import pytest
+from google.protobuf import text_format
+
+from caffe_margin import caffe_margin_pb2 as pb
+from caffe_margin.compare import (
+    RULES,
+    Difference,
+    compare,
+    draw_features,
+    iteration_of_lambda_min,
+)
+
+N, K, LAMBDA = 12, 8, 5.0
+
+
+@pytest.fixture(scope="module")
+def layer_param():
+    return text_format.Parse(
+        f"""name: "fc6" type: "MarginInnerProduct"
+            param {{ lr_mult: 0 }}
+            margin_inner_product_param {{
+              num_output: {N} type: QUADRUPLE base: 1000 gamma: 0.12 lambda_min: {LAMBDA} }}""",
+        pb.LayerParameter(),
+    )
+
+
+@pytest.fixture(scope="module")
+def batch():
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=(N, K)) * rng.uniform(0.5, 2, size=(N, 1))
+    x, label = draw_features(weight, 64, rng)
+    return x, label, weight
+
+
+@pytest.fixture(scope="module")
+def comparison(layer_param, batch):
+    return compare(layer_param, *batch, iteration=5000)
+
+
+def angles(x, label, weight):
+    own = weight[label]
+    cos = (x * own).sum(1) / np.linalg.norm(x, axis=1) / np.linalg.norm(own, axis=1)
+    return np.arccos(cos)
+
+
+def independent_gradients(x, label, weight):
+    """Loss, and both rules' gradients, with k and psi from the angles; after the paper."""
+    rows = np.arange(len(x))
+    w = weight / np.linalg.norm(weight, axis=1, keepdims=True)
+    length = np.linalg.norm(x, axis=1)
+    theta = angles(x, label, weight)
+    k = np.floor(4 * theta / np.pi)
+    psi = (-1) ** k * np.cos(4 * theta) - 2 * k
+    slope = 4 * (-1) ** k * np.sin(4 * theta) / np.sin(theta)
+    top = x @ w.T
+    top[rows, label] = length * (psi + LAMBDA * np.cos(theta)) / (1 + LAMBDA)
+    log_prob = top - np.log(np.exp(top).sum(1, keepdims=True))
+    loss = -log_prob[rows, label].mean()
+    g = (np.exp(log_prob) - np.eye(N)[label]) / len(x)
+
+    coeff_w, coeff_x = slope, (psi - np.cos(theta) * slope) / length
+    coeff_norm = np.sqrt(coeff_w**2 + coeff_x**2)
+    own = g[rows, label][:, None]
+
+    def bottom_diff(cw, cx):
+        others = g @ w - own * w[label]
+        pull = ((cw + LAMBDA)[:, None] * w[label] + cx[:, None] * x) / (1 + LAMBDA)
+        return others + own * pull
+
+    paper = bottom_diff(coeff_w / coeff_norm, coeff_x / coeff_norm), g.T @ x
+    scaled = g.copy()
+    scaled[rows, label] *= (coeff_w + LAMBDA) / (1 + LAMBDA)
+    G = scaled.T @ x
+    G -= (G * w).sum(1, keepdims=True) * w
+    exact = bottom_diff(coeff_w, coeff_x), G / np.linalg.norm(weight, axis=1, keepdims=True)
+    return loss, paper, exact
+
+
+def test_against_an_independent_computation(comparison, batch):
+    loss, paper, exact = independent_gradients(*batch)
+    assert comparison.lambda_ == LAMBDA
+    np.testing.assert_allclose(comparison.loss, loss, rtol=1e-12)
+    np.testing.assert_allclose(comparison.theta, angles(*batch), rtol=1e-9)
+    by_name = {measure.rule.name: measure for measure in comparison.measures}
+    for gradients, name in ((exact, "exact"), (paper, "paper")):
+        for blob, gradient, reference in zip(
+            ("bottom_diff", "weight_diff"), gradients, exact, strict=True
+        ):
+            got = getattr(by_name[name], blob)
+            norm, reference_norm = np.linalg.norm(gradient), np.linalg.norm(reference)
+            cosine = (gradient * reference).sum() / norm / reference_norm
+            difference = np.linalg.norm(gradient - reference) / reference_norm
+            np.testing.assert_allclose(got.norm, norm, rtol=1e-9)
+            np.testing.assert_allclose(got.ratio, norm / reference_norm, rtol=1e-9)
+            np.testing.assert_allclose(got.cosine, cosine, rtol=1e-9)
+            np.testing.assert_allclose(got.difference, difference, rtol=1e-9, atol=1e-12)
+
+
+def test_each_departure_touches_what_it_should(comparison):
+    by_departure = {
+        name: measure
+        for measure in comparison.measures
+        for name, departs in measure.rule.departures.items()
+        if departs and sum(measure.rule.departures.values()) == 1
+    }
+    assert len(by_departure) == 3
+    for name, measure in by_departure.items():
+        assert (measure.bottom_diff.difference > 1e-3) == (name == "normalized coefficients")
+        assert measure.weight_diff.difference > 1e-3
+
+
+def test_json_has_everything(comparison):
+    value = json.loads(json.dumps(comparison.as_dict(), allow_nan=False))
+    assert (value["M"], value["N"], value["K"], value["m"]) == (64, N, K, 4)
+    assert value["lambda"] == LAMBDA
+    assert [rule["name"] for rule in value["rules"]] == [rule.name for rule in RULES]
+    assert len(value["theta"]) == 64
+
+
+def test_difference_of_known_vectors():
+    difference = Difference.between(np.array([[3.0, 4.0]]), np.array([[0.0, 2.0]]))
+    assert difference == Difference(5.0, 2.5, 0.8, math.sqrt(9 + 4) / 2)
+    zero = Difference.between(np.zeros(2), np.ones(2))
+    assert zero.norm == 0
+    assert math.isnan(zero.cosine)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_drawn_features_cover_the_angles(dtype):
+    rng = np.random.default_rng(1)
+    weight = rng.normal(size=(5, 3)).astype(dtype)
+    x, label = draw_features(weight, 200, rng)
+    assert x.dtype == dtype
+    assert set(label) == set(range(5))
+    theta = np.sort(angles(x.astype(float), label, weight.astype(float)))
+    # one sample in each of 200 equal parts of [0, pi]
+    parts = np.arange(200) * np.pi / 200
+    assert np.all(theta > parts - 1e-3)
+    assert np.all(theta < parts + np.pi / 200 + 1e-3)
+    lengths = np.linalg.norm(x, axis=1)
+    assert lengths.min() > 4.99
+    assert lengths.max() < 30.01
+
+
+def test_no_angle_in_one_dimension():
+    with pytest.raises(ValueError, match="at least 2 features"):
+        draw_features(np.ones((3, 1)), 4, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("text", "iteration"),
+    [
+        # 1000 / (1 + 0.12 t) <= 5 from t = 199 / 0.12 = 1658.3 on
+        ("base: 1000 gamma: 0.12 lambda_min: 5", 1659),
+        ("base: 1000 gamma: 0.12 lambda_min: 5 iteration: 5000", 5001),
+        # (1 + t)^-2 <= 1/100 from t = 9 on
+        ("base: 1 gamma: 1 power: 2 lambda_min: 0.01", 9),
+        ("base: 5 lambda_min: 5", 1),
+        ("base: 5 lambda_min: 7 iteration: 3", 4),
+        ("base: 1000 gamma: 0.12", None),
+        ("base: 1000 lambda_min: 5", None),
+        ("base: 1000 gamma: 0.12 power: 0.001 lambda_min: 5", None),
+    ],
+)
+def test_iteration_of_lambda_min(text, iteration):
+    param = text_format.Parse(text, pb.MarginInnerProductParameter())
+    assert iteration_of_lambda_min(param) == iteration
