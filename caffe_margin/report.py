@@ -28,7 +28,7 @@ def inspect_table(layers: Sequence[LayerShapes]) -> Table:
         table.add_column(title, overflow="fold")
     table.add_column("params", justify="right")
     for layer in layers:
-        tops = "  ".join(f"{escape(name)} {show_shape(shape)}" for name, shape in layer.tops.items())
+        tops = "  ".join(f"{escape(top)} {show_shape(shape)}" for top, shape in layer.tops.items())
         if layer.problem:
             tops = f"{tops}\n[red]{escape(layer.problem)}[/red]"
         table.add_row(escape(layer.name), escape(layer.type), tops, show_count(layer.param_count))

@@ -8,7 +8,7 @@ With W's rows of unit length, only the label's column of the output knows of the
 
 with c_i = cos(theta) of sample i and its own class, and the coefficients of
 `caffe_margin.gradient`. So each product runs on the plain arrays, and M rows are mended after it.
-Passes over W go by blocks of rows that stay in cache between the pass and the product.
+The weight's gradient is made in blocks of rows, which are still in cache when they are added up.
 """
 
 from __future__ import annotations
@@ -24,14 +24,20 @@ from caffe_margin.gradient import GradientRule, label_coefficients
 FloatArray = NDArray[np.floating]
 
 BLOCK_BYTES = 4 << 20
-"""Size of a block of W's rows: it fits in cache, and keeps BLAS busy."""
+"""Size of a block: it fits in cache, and keeps BLAS busy."""
 
 
-def blocks(weight: FloatArray) -> Iterator[slice]:
-    """Yield slices that cover the rows of an (N, K) array, `BLOCK_BYTES` or less each."""
-    rows = max(1, BLOCK_BYTES // max(1, weight[:1].nbytes))
-    for start in range(0, len(weight), rows):
-        yield slice(start, min(start + rows, len(weight)))
+def blocks(length: int, row_bytes: int) -> Iterator[slice]:
+    """Yield slices that cover ``length`` rows, `BLOCK_BYTES` or less each."""
+    rows = max(1, BLOCK_BYTES // row_bytes)
+    for start in range(0, length, rows):
+        yield slice(start, min(start + rows, length))
+
+
+def project(gradient: FloatArray, unit: FloatArray, norm: FloatArray) -> None:
+    """Carry a gradient through u = w / |w|, in place and by rows: (G - (u . G) u) / |w|."""
+    gradient -= np.einsum("jk,jk->j", unit, gradient)[:, None] * unit
+    gradient /= norm[:, None]
 
 
 class Fused:
@@ -73,9 +79,8 @@ class Fused:
             if self._unit_weight is None or self._unit_weight.shape != weight.shape:
                 self._unit_weight = np.empty_like(weight)
             unit = self._unit_weight
-        for rows in blocks(weight):
-            np.multiply(weight[rows], 1 / weight_norm[rows, None], out=unit[rows])
-            np.matmul(x, unit[rows].T, out=top[:, rows])
+        np.multiply(weight, (1 / weight_norm)[:, None], out=unit)
+        np.matmul(x, unit.T, out=top)
 
         samples = np.arange(len(label))
         plain = top[samples, label]
@@ -106,13 +111,11 @@ class Fused:
             extra = None
             if self.m > 1 and self.rule.margin_in_weight:
                 extra = (g * (coefficients.weight - 1))[:, None] * x
-            for rows in blocks(weight_diff):
+            for rows in blocks(len(weight_diff), weight_diff[:1].nbytes):
                 gradient = np.matmul(top_diff[:, rows].T, x)
                 if extra is not None:
                     (samples,) = np.nonzero((label >= rows.start) & (label < rows.stop))
                     np.add.at(gradient, label[samples] - rows.start, extra[samples])
                 if self.rule.projection:
-                    unit = self._unit[rows]
-                    gradient -= np.einsum("jk,jk->j", unit, gradient)[:, None] * unit
-                    gradient /= self._weight_norm[rows, None]
+                    project(gradient, self._unit[rows], self._weight_norm[rows])
                 weight_diff[rows] += gradient

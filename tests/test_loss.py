@@ -1,0 +1,169 @@
+import tracemalloc
+
+import numpy as np
+import pytest
+from google.protobuf import text_format
+
+import caffe_margin as cm
+from caffe_margin import caffe_margin_pb2 as pb
+from caffe_margin import loss as loss_module
+from caffe_margin.gradient import ALL_RULES, EXACT, PAPER
+from caffe_margin.kernels import fused
+from caffe_margin.loss import margin_softmax_loss
+
+TYPES = ["SINGLE", "DOUBLE", "TRIPLE", "QUADRUPLE"]
+TOLERANCE = {np.float64: 1e-13, np.float32: 2e-6}
+
+
+def make_batch(M=24, N=40, K=6, dtype=np.float64, seed=0):
+    rng = np.random.default_rng(seed)
+    x = (3 * rng.normal(size=(M, K))).astype(dtype)
+    weight = (rng.normal(size=(N, K)) * rng.uniform(0.2, 5, size=(N, 1))).astype(dtype)
+    return x, weight, rng.integers(N, size=M)
+
+
+def layers_apart(x, weight, label, m, lambda_, rule, loss_weight=1.0):
+    """The same by MarginInnerProduct, line by line, and SoftmaxWithLoss."""
+    layer_param = text_format.Parse(
+        f"""name: "fc6" type: "MarginInnerProduct" margin_inner_product_param {{
+              num_output: {len(weight)} type: {TYPES[m - 1]} base: {lambda_} lambda_min: {lambda_}
+            }}""",
+        pb.LayerParameter(),
+    )
+    layer = cm.MarginInnerProduct(layer_param, gradient=rule, engine="line_by_line")
+    layer.weight = weight
+    loss_layer = cm.SoftmaxWithLoss(
+        pb.LayerParameter(type="SoftmaxWithLoss", loss_weight=[loss_weight])
+    )
+    loss = loss_layer.forward(layer.forward(x, label), label)
+    bottom_diff = layer.backward(loss_layer.backward())
+    return loss, bottom_diff, layer.blobs[0].diff, layer.weight
+
+
+def assert_same(got, expected, tolerance):
+    assert got.dtype == expected.dtype
+    assert np.abs(got - expected).max() <= tolerance * np.abs(expected).max()
+
+
+@pytest.fixture(params=["kept", "made twice", "some of each"])
+def blocks_of_few_classes(request, monkeypatch):
+    """Blocks of a few classes, so that small arrays go through several, kept or not."""
+    monkeypatch.setattr(fused, "BLOCK_BYTES", 7 * 24 * 8)
+    kept = {"kept": 1 << 20, "made twice": 0, "some of each": 3 * 7 * 24 * 8}[request.param]
+    monkeypatch.setattr(loss_module, "KEPT_BYTES", kept)
+
+
+@pytest.mark.usefixtures("blocks_of_few_classes")
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("m", [1, 2, 3, 4])
+@pytest.mark.parametrize("rule", ALL_RULES, ids=lambda rule: rule.name)
+def test_is_the_layers_apart(rule, m, dtype):
+    x, weight, label = make_batch(dtype=dtype)
+    expected = layers_apart(x, weight, label, m, 2.0, rule, loss_weight=3)
+    got = margin_softmax_loss(x, weight, label, m=m, lambda_=2.0, gradient=rule, loss_weight=3)
+    for a, b in zip((*got, weight), expected, strict=True):
+        assert_same(a, b, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("m", [1, 4])
+def test_exact_gradient_is_the_difference_quotient(m):
+    x, weight, label = make_batch(M=5, N=4, K=3)
+    got = margin_softmax_loss(x, weight, label, m=m, lambda_=1, gradient="exact")
+    for array, gradient in ((x, got.bottom_diff), (weight, got.weight_diff)):
+        for index in np.ndindex(array.shape):
+            kept = array[index]
+            losses = []
+            for step in (1e-6, -1e-6):
+                array[index] = kept + step
+                losses.append(
+                    margin_softmax_loss(x, weight, label, m=m, lambda_=1, gradient="exact").loss
+                )
+            array[index] = kept
+            np.testing.assert_allclose(gradient[index], (losses[0] - losses[1]) / 2e-6, atol=1e-8)
+
+
+def test_loss_of_a_sample_ends_at_87_3365():
+    x = np.array([[1000.0, 1.0], [1.0, 2.0]])
+    weight = np.array([[1.0, 0.0], [-1.0, 0.0]])
+    loss = margin_softmax_loss(x[:1], weight, [1], m=1, gradient="exact").loss
+    np.testing.assert_allclose(loss, 87.3365, rtol=1e-6)
+
+
+def test_single_class():
+    x = np.array([[1.0, 2.0]])
+    got = margin_softmax_loss(x, np.ones((1, 2)), [0])
+    assert got.loss == 0
+    np.testing.assert_array_equal(got.bottom_diff, 0)
+    np.testing.assert_array_equal(got.weight_diff, 0)
+
+
+def test_stored_weight():
+    x, weight, label = make_batch()
+    before = weight.copy()
+    margin_softmax_loss(x, weight, label, gradient=EXACT)
+    np.testing.assert_array_equal(weight, before)
+    margin_softmax_loss(x, weight, label, gradient=PAPER)
+    lengths = np.linalg.norm(before, axis=1, keepdims=True)
+    np.testing.assert_allclose(weight, before / lengths, rtol=1e-15)
+
+
+def test_logits_never_exist(monkeypatch):
+    """Beyond the arrays it returns, memory stays at a few blocks however many classes there are."""
+    monkeypatch.setattr(fused, "BLOCK_BYTES", 1 << 16)
+    monkeypatch.setattr(loss_module, "KEPT_BYTES", 1 << 17)
+    M, N, K = 64, 20000, 4
+    logits = M * N * 4
+    for gradient in ("paper", "exact"):
+        x, weight, label = make_batch(M, N, K, np.float32)
+        tracemalloc.start()
+        margin_softmax_loss(x, weight, label, gradient=gradient)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < weight.nbytes + logits // 4, gradient
+
+
+SPOILT = {
+    "label": (lambda x, w, y: (x, w, y + 40), r"row 0 of label .* \[0, 40\)"),
+    "labels": (lambda x, w, y: (x, w, y[:3]), r"\(24, 6\).*\(3,\)"),
+    "K": (lambda x, w, y: (x[:, :5], w, y), r"\(24, 5\).*\(40, 6\)"),
+    "dtype": (lambda x, w, y: (x.astype(np.float32), w, y), "float32.*float64"),
+    "float16": (lambda x, w, y: (x.astype(np.float16), w, y), "float16"),
+    "zero feature": (lambda x, w, y: (0 * x, w, y), "row 0 of x is zero"),
+    "zero weight": (lambda x, w, y: (x, 0 * w, y), "row 0 of weight is zero"),
+}
+
+
+@pytest.mark.parametrize("case", SPOILT)
+@pytest.mark.parametrize("gradient", ["paper", "exact"])
+def test_bad_input_changes_nothing(case, gradient):
+    spoil, message = SPOILT[case]
+    x, weight, label = spoil(*make_batch())
+    before = weight.copy()
+    with pytest.raises(ValueError, match=message):
+        margin_softmax_loss(x, weight, label, gradient=gradient)
+    np.testing.assert_array_equal(weight, before)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"m": 5}, "m must be 1, 2, 3 or 4"),
+        ({"lambda_": -1}, "above -1"),
+        ({"lambda_": np.nan}, "finite"),
+        ({"gradient": "true"}, "'paper' or 'exact'"),
+    ],
+)
+def test_bad_options(options, message):
+    x, weight, label = make_batch()
+    before = weight.copy()
+    with pytest.raises(ValueError, match=message):
+        margin_softmax_loss(x, weight, label, **options)
+    np.testing.assert_array_equal(weight, before)
+
+
+def test_read_only_weight():
+    x, weight, label = make_batch()
+    weight.flags.writeable = False
+    margin_softmax_loss(x, weight, label, gradient="exact")
+    with pytest.raises(ValueError, match="read-only"):
+        margin_softmax_loss(x, weight, label)
