@@ -15,7 +15,19 @@ from numba import njit
 _FASTMATH = {"reassoc", "contract"}
 
 
-@njit(cache=True, fastmath=_FASTMATH)
+def compiled(**options):
+    """Return ``numba.njit`` with its result cached, or uncached where no folder can be written."""
+
+    def decorate(function):
+        try:
+            return njit(cache=True, **options)(function)
+        except RuntimeError:
+            return njit(**options)(function)
+
+    return decorate
+
+
+@compiled(fastmath=_FASTMATH)
 def caffe_cpu_dot(x, y):
     """Return x . y."""
     total = x.dtype.type(0)
@@ -24,69 +36,69 @@ def caffe_cpu_dot(x, y):
     return total
 
 
-@njit(cache=True)
+@compiled()
 def caffe_scal(alpha, x):
     """Scale in place: x = alpha x."""
     for i in range(x.size):
         x[i] *= alpha
 
 
-@njit(cache=True, fastmath=_FASTMATH)
+@compiled(fastmath=_FASTMATH)
 def caffe_cpu_axpby(alpha, x, beta, y):
     """Add in place: y = alpha x + beta y."""
     for i in range(x.size):
         y[i] = alpha * x[i] + beta * y[i]
 
 
-@njit(cache=True)
+@compiled()
 def caffe_cpu_sign(x, y):
     """Write sign(x), with sign(0) = 0, to y."""
     for i in range(x.size):
         y[i] = (x[i] > 0) - (x[i] < 0)
 
 
-@njit(cache=True)
+@compiled()
 def caffe_abs(x, y):
     """Write |x| to y."""
     for i in range(x.size):
         y[i] = abs(x[i])
 
 
-@njit(cache=True)
+@compiled()
 def caffe_powx(a, b, y):
     """Write a to the power b to y."""
     for i in range(a.size):
         y[i] = a[i] ** b
 
 
-@njit(cache=True)
+@compiled()
 def caffe_add_scalar(alpha, y):
     """Add alpha to y in place."""
     for i in range(y.size):
         y[i] += alpha
 
 
-@njit(cache=True)
+@compiled()
 def caffe_add(a, b, y):
     """Write a + b to y."""
     for i in range(a.size):
         y[i] = a[i] + b[i]
 
 
-@njit(cache=True)
+@compiled()
 def caffe_mul(a, b, y):
     """Write a b, elementwise, to y."""
     for i in range(a.size):
         y[i] = a[i] * b[i]
 
 
-@njit(cache=True)
+@compiled()
 def caffe_copy(x, y):
     """Copy x to y."""
     y[:] = x
 
 
-@njit(cache=True)
+@compiled()
 def caffe_set(alpha, y):
     """Fill y with alpha."""
     y[:] = alpha

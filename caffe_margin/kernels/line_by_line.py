@@ -15,7 +15,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from caffe_margin.gradient import GradientRule
@@ -32,6 +31,7 @@ from caffe_margin.kernels.caffe_math import (
     caffe_powx,
     caffe_scal,
     caffe_set,
+    compiled,
 )
 
 FloatArray = NDArray[np.floating]
@@ -143,7 +143,7 @@ def forward_cpu(m, lambda_, bottom_data, label, weight, top_data, private) -> No
     caffe_scal(Dtype(1) / (Dtype(1) + lambda_), top_data.reshape(-1))
 
 
-@njit(cache=True)
+@compiled()
 def _normalize_weight(norm_weight):
     one = norm_weight.dtype.type(1)
     for i in range(norm_weight.shape[0]):
@@ -152,20 +152,20 @@ def _normalize_weight(norm_weight):
         caffe_scal(temp_norm, norm_weight[i])
 
 
-@njit(cache=True)
+@compiled()
 def _x_norm(bottom_data, x_norm_data):
     for i in range(bottom_data.shape[0]):
         x_norm_data[i] = np.sqrt(caffe_cpu_dot(bottom_data[i], bottom_data[i]))
 
 
-@njit(cache=True)
+@compiled()
 def _divide_rows(x_norm_data, cos_theta_data):
     one = x_norm_data.dtype.type(1)
     for i in range(x_norm_data.size):
         caffe_scal(one / x_norm_data[i], cos_theta_data[i])
 
 
-@njit(cache=True)
+@compiled()
 def _label_top_data(m, label, private, top_data):
     """Write the label[i]_th output."""
     Dtype = top_data.dtype.type
@@ -270,7 +270,7 @@ def backward_cpu(
         caffe_cpu_gemm(lambda_ / (Dtype(1) + lambda_), top_diff, weight, 1, bottom_diff)
 
 
-@njit(cache=True)
+@compiled()
 def _coefficients(m, normalized, label, N_, private, coeff_w_data, coeff_x_data):
     """Write coeff_w and coeff_x of each sample's own class, which C++ finds in the loop over j."""
     Dtype = coeff_w_data.dtype.type
@@ -323,7 +323,7 @@ def _coefficients(m, normalized, label, N_, private, coeff_w_data, coeff_x_data)
         coeff_x_data[i] = coeff_x
 
 
-@njit(cache=True)
+@compiled()
 def _bottom_diff(label, lambda_, coeff_w, coeff_x, bottom_data, weight, top_diff, bottom_diff):
     one = bottom_data.dtype.type(1)
     for i in range(label.size):

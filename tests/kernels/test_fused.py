@@ -1,0 +1,53 @@
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from caffe_margin.gradient import ALL_RULES
+from caffe_margin.kernels.fused import Fused, blocks, project
+
+
+@pytest.mark.parametrize("rule", ALL_RULES, ids=lambda rule: rule.name)
+def test_no_scratch_of_the_outputs_size(rule):
+    """Beyond inputs and outputs: less than 2 (M K + N K) elements, where M N is much larger."""
+    M, N, K = 512, 20000, 128
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(M, K)).astype(np.float32)
+    weight = rng.normal(size=(N, K)).astype(np.float32)
+    label = rng.integers(N, size=M)
+    lengths = [np.linalg.norm(rows, axis=1) for rows in (x, weight)]
+    top, top_diff = np.empty((2, M, N), np.float32)
+    top_diff[...] = 1
+    bottom_diff, weight_diff = np.empty_like(x), np.zeros_like(weight)
+    engine = Fused(4, rule)
+
+    tracemalloc.start()
+    engine.forward(np.float32(5), x, label, weight, *lengths, top)
+    engine.backward(top_diff, weight_diff, bottom_diff)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2 * (x.nbytes + weight.nbytes) < top.nbytes
+
+
+def test_blocks_cover_every_row_once():
+    rows = np.concatenate([np.arange(10**5)[block] for block in blocks(10**5, 1000)])
+    np.testing.assert_array_equal(rows, np.arange(10**5))
+    assert len(list(blocks(3, 10**9))) == 3
+
+
+def test_project_is_the_derivative_of_the_normalisation():
+    rng = np.random.default_rng(0)
+    weight, gradient = rng.normal(size=(2, 4, 3))
+    lengths = np.linalg.norm(weight, axis=1)
+
+    def objective(w):
+        return (gradient * w / np.linalg.norm(w, axis=1, keepdims=True)).sum()
+
+    expected = np.empty_like(weight)
+    for index in np.ndindex(weight.shape):
+        h = np.zeros_like(weight)
+        h[index] = 1e-6
+        expected[index] = (objective(weight + h) - objective(weight - h)) / 2e-6
+    got = gradient.copy()
+    project(got, weight / lengths[:, None], lengths)
+    np.testing.assert_allclose(got, expected, atol=1e-9)
