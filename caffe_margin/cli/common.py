@@ -73,5 +73,8 @@ def progress(what: str, quiet: bool) -> Iterator[Callable[[Iterable[T]], Iterabl
     from rich.progress import Progress
 
     err = Console(stderr=True)
-    with Progress(console=err, transient=True, disable=quiet or not err.is_terminal) as bar:
+    if quiet or not err.is_terminal:
+        yield lambda items: items
+        return
+    with Progress(console=err, transient=True) as bar:
         yield lambda items: bar.track(tuple(items), description=what)
