@@ -1,0 +1,145 @@
+"""``caffe-margin verify``: replay recordings, and compare."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from caffe_margin.cli.common import Commands, add_command, add_json, print_json, progress
+
+if TYPE_CHECKING:
+    from caffe_margin.dumps import Check, Verification
+
+
+def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    command = add_command(
+        commands,
+        "verify",
+        run,
+        summary="replay recordings of the layer, and compare",
+        description=(
+            "Replay each recording through the layer, under every engine, and hold every blob\n"
+            "against the recorded one. A line a recording shows the blob that is farthest off:\n"
+            "its largest difference, the same over the blob's largest magnitude, and in units\n"
+            "of that magnitude's last place. -v adds a line a blob.\n\n"
+            "Exits 1 where a blob is outside tolerance, 2 where a file is no sound recording;\n"
+            "the other files are verified all the same."
+        ),
+        example="caffe-margin verify -v tests/data/caffe_dumps",
+    )
+    command.add_argument(
+        "paths", metavar="PATH", nargs="+", help="a recording (.npz), or a folder of them"
+    )
+    command.add_argument(
+        "--rtol",
+        metavar="R",
+        type=_tolerance,
+        help="tolerance, of a blob's largest magnitude (default: 1e-12 in float64, 2e-6 in "
+        "float32)",
+    )
+    command.add_argument("-v", "--verbose", action="store_true", help="a line a blob")
+    add_json(command)
+
+
+def _tolerance(text: str) -> float:
+    value = float(text)
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"{text} is not positive")
+    return value
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print a line a recording."""
+    from caffe_margin import dumps, report
+
+    paths, skipped, errors = find_recordings(options.paths)
+    verifications: dict[str, Verification] = {}
+    with progress("recordings", options.json) as track:
+        for path in track(paths):
+            try:
+                verifications[path] = dumps.verify(path, options.rtol)
+            except (OSError, ValueError, MemoryError) as error:
+                errors[path] = _one_line(path, error)
+
+    ok = all(verification.ok for verification in verifications.values())
+    if options.json:
+        print_json(
+            {
+                "ok": ok and not errors,
+                "recordings": [
+                    _as_dict(path, verification) for path, verification in verifications.items()
+                ],
+                "errors": [{"path": path, "error": error} for path, error in errors.items()],
+                "skipped": skipped,
+            }
+        )
+    else:
+        for line in report.verify_lines(verifications, options.verbose):
+            print(line)
+        if skipped:
+            names = ", ".join(skipped[:3]) + (", ..." if len(skipped) > 3 else "")
+            print(f"skipped {len(skipped)} of the folders' files, which are no .npz: {names}")
+    sys.stdout.flush()
+    for reason in errors.values():
+        print(f"caffe-margin: {reason}", file=sys.stderr)
+    return 2 if errors else 0 if ok else 1
+
+
+def find_recordings(paths: Iterable[str]) -> tuple[list[str], list[str], dict[str, str]]:
+    """Return the files to read, the folders' other files, and what is wrong with a path.
+
+    A folder gives every .npz below it; names that start with a dot are passed over in silence.
+    """
+    found: dict[str, None] = {}
+    skipped: list[str] = []
+    errors: dict[str, str] = {}
+    for path in paths:
+        if not os.path.isdir(path):
+            found[path] = None
+            continue
+        files: list[str] = []
+
+        def unreadable(error: OSError) -> None:
+            errors[str(error.filename)] = f"{error.filename}: {error.strerror}"
+
+        for folder, folders, names in os.walk(path, onerror=unreadable):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            visible = sorted(name for name in names if not name.startswith("."))
+            files += [os.path.join(folder, name) for name in visible]
+        recordings = [file for file in files if file.endswith(".npz")]
+        found.update(dict.fromkeys(recordings))
+        skipped += [file for file in files if not file.endswith(".npz")]
+        if not recordings and path not in errors:
+            errors[path] = f"{path}: the folder holds no recording (.npz)"
+    return list(found), skipped, errors
+
+
+def _one_line(path: str, error: Exception) -> str:
+    if isinstance(error, OSError):
+        message = f"{path}: {error.strerror or error}"
+    else:
+        message = str(error) or f"{path}: out of memory"
+    return " ".join(message.split())
+
+
+def _as_dict(path: str, verification: Verification) -> dict[str, Any]:
+    def plain(check: Check) -> dict[str, Any]:
+        values = asdict(check) | {"ok": check.ok}
+        return {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in values.items()
+        }
+
+    return {
+        "path": path,
+        "kind": verification.kind,
+        "source": verification.source,
+        "ok": verification.ok,
+        "checks": [plain(check) for check in verification.checks],
+    }

@@ -1,0 +1,189 @@
+"""``.npz`` files: written whole or not at all, and read from strangers without trust.
+
+A file that a stranger made may be cut short, may be no zip archive, may unpack to a thousand times
+its size, may hold Python objects. Reading it costs bounded memory, runs nothing in it, and ends in
+arrays of booleans, numbers and strings, or in a ValueError of one line.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import math
+import os
+import re
+import struct
+import uuid
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_BYTES = 4 << 30
+"""What is unpacked at most, in all: a million classes of 512 features twice over."""
+MAX_RATIO = 32
+"""Nor does a file unpack to more than this many times its size..."""
+FREE_BYTES = 64 << 20
+"""...unless that is less than this."""
+
+# No single read of a file is longer: a directory of members that is, is refused. Members are read
+# a chunk at a time.
+_CHUNK = 4 << 20
+_MAX_HEADER = 4096
+_DTYPE = re.compile(r"[<>|=][biufU][0-9]{1,9}")
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zipfile.LargeZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    NotImplementedError,
+    OverflowError,
+    RuntimeError,
+    ValueError,
+    OSError,
+)
+
+
+class _File(io.FileIO):
+    """A file that refuses to be read in one gulp."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        within = size is not None and 0 <= size <= _CHUNK
+        data = super().read(size if within else _CHUNK + 1) or b""
+        if len(data) > _CHUNK:
+            raise zipfile.BadZipFile("its directory of members is too large")
+        return data
+
+
+def read_arrays(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> dict[str, NDArray]:
+    """Read an ``.npz`` file of booleans, numbers and strings; nothing is unpickled.
+
+    Members are judged by what they declare before a byte of them is unpacked, and no more than was
+    declared is read: a small file cannot fill the memory. Arrays come back in the machine's byte
+    order, writable and C-contiguous.
+
+    Raises:
+        OSError: the file cannot be opened.
+        ValueError: the file is no ``.npz``, is damaged, unpacks to more than ``max_bytes`` or to
+            more than `MAX_RATIO` times its size, or holds what is no array of booleans, numbers
+            or strings.
+    """
+    if not os.path.isfile(path) and os.path.exists(path):
+        raise ValueError(f"{path} is not a file")
+    with _File(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            with zipfile.ZipFile(file) as archive:
+                members = archive.infolist()
+                total = sum(member.file_size for member in members)
+                if total > min(max_bytes, max(FREE_BYTES, MAX_RATIO * size)):
+                    raise ValueError(
+                        f"it unpacks to {total} bytes from {size}; at most {MAX_RATIO} times its "
+                        f"size and {max_bytes} bytes are read"
+                    )
+                arrays: dict[str, NDArray] = {}
+                for member in members:
+                    name = member.filename.removesuffix(".npy")
+                    if name == member.filename:
+                        raise ValueError(f"member {_short(name)} is no array (.npy)")
+                    if name in arrays:
+                        raise ValueError(f"member {_short(name)} is there twice")
+                    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                        raise ValueError(f"member {_short(name)} is packed in a way numpy is not")
+                    with archive.open(member) as stream:
+                        try:
+                            arrays[name] = _read_array(stream, member.file_size)
+                        except (ValueError, OverflowError) as error:
+                            raise ValueError(f"array {_short(name)}: {error}") from None
+                return arrays
+        except _DAMAGE as error:
+            reason = str(error) or "it ends early"
+            raise ValueError(f"{path} is no .npz file, or is damaged: {reason}") from None
+
+
+def _read_array(file: IO[bytes], size: int) -> NDArray:
+    """Read one ``.npy`` of ``size`` bytes, header and all.
+
+    The header is parsed here and not by numpy, which reads a header of any length, and warns.
+    """
+    start = file.read(8)
+    width = {b"\x93NUMPY\x01\x00": 2, b"\x93NUMPY\x02\x00": 4}.get(start)
+    if width is None:
+        raise ValueError("it does not start as an .npy of version 1 or 2 does")
+    length = int.from_bytes(file.read(width), "little")
+    if length > _MAX_HEADER:
+        raise ValueError(f"its header is {length} bytes, more than {_MAX_HEADER}")
+    shape, fortran_order, dtype = _parse_header(file.read(length))
+    declared = math.prod(shape) * dtype.itemsize
+    if len(start) + width + length + declared != size:
+        raise ValueError(f"it declares {shape} {dtype}, but its {size} bytes are another number")
+    data = np.empty(declared, np.uint8)
+    for at in range(0, declared, _CHUNK):
+        chunk = file.read(min(_CHUNK, declared - at))
+        data[at : at + len(chunk)] = np.frombuffer(chunk, np.uint8)
+        if len(chunk) < min(_CHUNK, declared - at):
+            raise ValueError("it is cut short")
+    if file.read(1):  # the checksum is compared where the member ends
+        raise ValueError("it goes on after its end")
+    array = data.view(dtype).reshape(shape, order="F" if fortran_order else "C")
+    return np.ascontiguousarray(array, dtype.newbyteorder("=")).reshape(shape)
+
+
+def _parse_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype]:
+    try:
+        fields = ast.literal_eval(header.decode("latin-1").strip())
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        fields = None
+    if not isinstance(fields, dict) or fields.keys() != {"descr", "fortran_order", "shape"}:
+        raise ValueError("its header is not one of an .npy")
+    shape, fortran_order, descr = fields["shape"], fields["fortran_order"], fields["descr"]
+    if not isinstance(shape, tuple) or not all(type(dim) is int and dim >= 0 for dim in shape):
+        raise ValueError(f"its shape is {_short(shape)}, not a tuple of whole numbers")
+    if type(fortran_order) is not bool:
+        raise ValueError(f"its fortran_order is {_short(fortran_order)}, not True or False")
+    if not isinstance(descr, str) or not _DTYPE.fullmatch(descr):
+        raise ValueError(
+            f"its dtype is {_short(descr)}; only booleans, numbers and strings are read"
+        )
+    try:
+        dtype = np.dtype(descr)
+    except TypeError:
+        raise ValueError(f"its dtype is {descr!r}, which numpy has not") from None
+    if dtype.itemsize == 0:
+        raise ValueError(f"its dtype is {descr!r}, which takes no room")
+    return shape, fortran_order, dtype
+
+
+def _short(value: object) -> str:
+    text = ascii(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, NDArray]) -> None:
+    """Write an ``.npz`` file, uncompressed; it appears whole or not at all.
+
+    Raises:
+        OSError: the file cannot be written.
+        ValueError: an array holds objects.
+    """
+    target = Path(os.path.realpath(path))
+    if target.is_dir():
+        raise IsADirectoryError(f"{path}: a folder, not a file")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"{path}: there is no folder {target.parent}")
+    temporary = target.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        # Not np.savez: before numpy 2 it takes allow_pickle for the name of an array.
+        with zipfile.ZipFile(temporary, "x") as archive:
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,163 @@
+"""caffe-margin verify: lines, exit statuses, JSON."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from recordings import FOLDER, load
+
+from caffe_margin.cli import main
+from caffe_margin.npz import write_arrays
+
+LAYER = FOLDER / "double_float64_thresholds.npz"
+
+
+@pytest.fixture
+def wrong(tmp_path):
+    """A recording whose weight diff is off at (1, 2)."""
+    recording = load(LAYER)
+    recording["blob0_diff"][1, 2] += 1
+    write_arrays(tmp_path / "wrong.npz", recording)
+    return str(tmp_path / "wrong.npz")
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    path = tmp_path / "damaged.npz"
+    path.write_bytes(LAYER.read_bytes()[:-100])
+    return str(path)
+
+
+def test_all_recordings(capsys):
+    assert main(["verify", str(FOLDER)]) == 0
+    captured = capsys.readouterr()
+    lines = captured.out.splitlines()
+    assert len(lines) == 1 + 42 + 2
+    assert lines[0].split()[:2] == ["recording", "kind"]
+    assert all(line.endswith(" ok") for line in lines[1:43])
+    assert lines[43] == "42 replayed, 0 out of tolerance"
+    assert lines[44].endswith(f"no .npz: {FOLDER / 'README.md'}")
+    assert captured.err == ""  # a pipe gets no progress bar
+
+
+def test_verbose(capsys):
+    assert main(["verify", "-v", str(LAYER)]) == 0
+    out = capsys.readouterr().out
+    for blob in set(load(LAYER)) - {"layer", "source"}:
+        assert (f"\n  {blob} " in out) == (
+            blob.startswith(("internal", "top0_data", "top1", "bottom0_diff"))
+            or blob in ("blob0_data", "blob0_diff")
+        )
+    assert out.count("line_by_line") == 5 + out.count("internal")
+
+
+def test_out_of_tolerance(wrong, capsys):
+    assert main(["verify", str(LAYER), wrong]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].endswith(" ok")
+    assert lines[2].endswith(" DIFFERS")
+    assert lines[3].startswith(f"{wrong}: blob0_diff (fused) differs at (1, 2): ")
+    assert lines[4] == "2 replayed, 1 out of tolerance"
+
+
+def test_rtol(wrong, capsys):
+    assert main(["verify", "--rtol", "2", wrong]) == 0
+    assert main(["verify", "--rtol", "1e-30", str(FOLDER / "double_float32_wide.npz")]) == 1
+    for bad in ("0", "-1", "nan", "inf", "much"):
+        with pytest.raises(SystemExit):
+            main(["verify", "--rtol", bad, wrong])
+    capsys.readouterr()
+
+
+def test_unreadable_files_do_not_stop_the_others(damaged, wrong, tmp_path, capsys):
+    missing = str(tmp_path / "missing.npz")
+    assert main(["verify", damaged, missing, str(LAYER), wrong]) == 2
+    captured = capsys.readouterr()
+    assert "2 replayed, 1 out of tolerance" in captured.out
+    first, second = captured.err.splitlines()
+    assert first.startswith(f"caffe-margin: {damaged} is no .npz file, or is damaged: ")
+    assert second == f"caffe-margin: {missing}: No such file or directory"
+
+
+def test_folders(tmp_path, capsys):
+    deep = tmp_path / "a" / "b"
+    deep.mkdir(parents=True)
+    (tmp_path / ".hidden").mkdir()
+    for folder in (deep, tmp_path / ".hidden"):
+        shutil.copy(LAYER, folder / "one.npz")
+    for name in ("1.txt", "2.txt", "3.txt", "4.txt", ".5.txt"):
+        (tmp_path / "a" / name).touch()
+    assert main(["verify", str(tmp_path), str(deep / "one.npz")]) == 0
+    out = capsys.readouterr().out
+    assert "1 replayed" in out
+    assert "skipped 4 of the folders' files" in out
+    assert out.endswith("3.txt, ...\n")
+
+    (tmp_path / "empty").mkdir()
+    assert main(["verify", str(tmp_path / "empty"), str(LAYER)]) == 2
+    captured = capsys.readouterr()
+    assert "1 replayed" in captured.out
+    assert (
+        captured.err
+        == f"caffe-margin: {tmp_path / 'empty'}: the folder holds no recording (.npz)\n"
+    )
+
+
+def test_json(wrong, damaged, capsys):
+    assert main(["verify", "--json", str(LAYER), wrong, damaged]) == 2
+    value = json.loads(capsys.readouterr().out)
+    assert value["ok"] is False
+    assert [recording["ok"] for recording in value["recordings"]] == [True, False]
+    assert [error["path"] for error in value["errors"]] == [damaged]
+    first = value["recordings"][0]
+    assert (first["path"], first["kind"]) == (str(LAYER), "layer")
+    assert first["source"] == str(load(LAYER)["source"])
+    (worst,) = (
+        check
+        for check in value["recordings"][1]["checks"]
+        if not check["ok"] and check["engine"] == "fused"
+    )
+    assert (worst["blob"], worst["index"], worst["dtype"]) == ("blob0_diff", [1, 2], "float64")
+    np.testing.assert_allclose(worst["absolute"], 1)
+    assert worst["rtol"] == 1e-12
+
+
+def test_json_without_infinities(tmp_path, capsys):
+    recording = load(LAYER)
+    recording["blob0_diff"][0, 0] = np.nan
+    write_arrays(tmp_path / "nan.npz", recording)
+    assert main(["verify", "--json", str(tmp_path / "nan.npz")]) == 1
+    value = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert None in [check["relative"] for check in value["recordings"][0]["checks"]]
+
+
+def test_a_sign_flipped_in_the_compiled_kernel(tmp_path):
+    """In a copy of the package, 1 / -|x| before coeff_x becomes 1 / |x|."""
+    package = Path(__file__).parents[2] / "caffe_margin"
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(package, tmp_path / "caffe_margin", ignore=ignored)
+    kernel = tmp_path / "caffe_margin" / "kernels" / "line_by_line.py"
+    text, sign = kernel.read_text(), "coeff_x = (Dtype(1) / -x_norm[i])"
+    assert sign in text
+    kernel.write_text(text.replace(sign, sign.replace("-", ""), 1))
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "caffe_margin",
+            "verify",
+            str(FOLDER / "double_float64_lambda0.npz"),
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    assert ": bottom0_diff (line_by_line) differs at (" in done.stdout

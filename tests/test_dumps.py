@@ -1,0 +1,409 @@
+"""Recordings: each is replayed, and what is wrong with one is named."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from google.protobuf import text_format
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from recordings import FOLDER, load, recordings
+
+from caffe_margin import caffe_margin_pb2 as pb
+from caffe_margin import dumps
+from caffe_margin.gradient import ALL_RULES, EXACT
+from caffe_margin.kernels import fused
+from caffe_margin.npz import write_arrays
+
+NET = FOLDER.parent / "caffe_net.npz"
+LAYER = FOLDER / "triple_float64_annealed.npz"
+LOSS = FOLDER / "softmax_loss_default.npz"
+SGD = FOLDER / "head_sgd_quadruple.npz"
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(arrays):
+        path = tmp_path / "recording.npz"
+        write_arrays(path, arrays)
+        return path
+
+    return write
+
+
+def changed(path, **arrays):
+    """A recording with keys replaced, or left out where they are None."""
+    everything = load(path) | arrays
+    return {key: array for key, array in everything.items() if array is not None}
+
+
+# What Caffe recorded passes
+
+
+@pytest.mark.parametrize("path", recordings("*.npz"))
+def test_recording(path):
+    verification = dumps.verify(path)
+    assert verification.ok
+    assert "caffe-sphereface" in verification.source
+    engines = {check.engine for check in verification.checks}
+    assert engines == ({""} if "softmax" in path.name else {"fused", "line_by_line"})
+    blobs = {check.blob for check in verification.checks}
+    recorded = set(load(path))
+    inputs = {"layer", "forwards", "propagate_down", "param_propagate_down", "source"}
+    inputs |= {"bottom0_data", "bottom1_data", "blob0_data_before", "blob0_diff_before"}
+    inputs |= {"top0_diff", "net", "solver", "fc5", "label", "weight_before"}
+    inputs |= {"weight_after_iterations", "weight_after"}
+    weights = {f"weight_after {i}" for i in (1, 10, 25, 40) if "sgd" in path.name}
+    assert blobs == recorded - inputs | weights
+
+
+def test_kinds():
+    kinds = {path: dumps.verify(path).kind for path in (LAYER, LOSS, SGD, NET)}
+    assert list(kinds.values()) == ["layer", "softmax_loss", "head_sgd", "net"]
+
+
+def test_net():
+    """A convolutional net in pycaffe, by tools/dump_caffe.py."""
+    verification = dumps.verify(NET)
+    assert verification.ok
+    assert {check.blob for check in verification.checks} == {
+        "fc6/top0_data",
+        "fc6/top1_data",
+        "fc6/blob0_data",
+        "fc6/blob0_diff",
+        "fc6/bottom0_diff",
+        "softmax_loss/top0_data",
+        "softmax_loss/bottom0_diff",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "lost"),
+    [
+        # fc5 is read twice, so its diff is not fc6's alone
+        ('layer { name: "s" type: "Silence" bottom: "fc5" }', {"fc6/bottom0_diff"}),
+        # the top is overwritten, and with it what the loss read
+        (
+            'layer { name: "d" type: "Dropout" bottom: "fc6" top: "fc6" }',
+            {f"fc6/{blob}" for blob in ("top0_data", "top1_data", "blob0_data", "blob0_diff")}
+            | {"fc6/bottom0_diff", "softmax_loss/bottom0_diff"},
+        ),
+    ],
+)
+def test_net_with_shared_blobs(write, text, lost):
+    whole = {check.blob for check in dumps.verify(NET).checks}
+    net = np.array(f"{load(NET)['net']}\n{text}")
+    verification = dumps.verify(write(changed(NET, net=net)))
+    assert whole - {check.blob for check in verification.checks} == lost
+    assert verification.ok
+
+
+# What is off is named
+
+
+@pytest.mark.parametrize("path", [LAYER, LOSS, SGD], ids=["layer", "loss", "sgd"])
+def test_every_recorded_blob_is_compared(write, path):
+    outputs = {
+        LAYER: ["top0_data", "top1_data", "blob0_data", "blob0_diff", "bottom0_diff"],
+        LOSS: ["top0_data", "bottom0_diff"],
+        SGD: ["loss", "lambda_", "weight_after"],
+    }[path]
+    outputs += [key for key in load(path) if key.startswith("internal_")]
+    for key in outputs:
+        array = load(path)[key]
+        index = tuple(size - 1 for size in array.shape)
+        largest = np.abs(array).max()
+        array[index] += largest / 8
+        verification = dumps.verify(write(changed(path, **{key: array})))
+        assert not verification.ok
+        worst = verification.worst
+        assert {check.blob for check in verification.checks if not check.ok} == {worst.blob}
+        assert worst.blob.startswith(key)
+        assert worst.index == index[-len(worst.index) :] if worst.index else index == ()
+        np.testing.assert_allclose(worst.absolute, largest / 8, rtol=1e-3)
+        np.testing.assert_allclose(worst.recorded, array[index])
+
+
+def test_measures():
+    check = dumps._compare("a", "", np.array([[1.0, -3.5]]), np.array([[1.0, -4.0]]), None)
+    assert (check.index, check.computed, check.recorded) == ((0, 1), -3.5, -4)
+    assert (check.absolute, check.relative, check.ulps) == (0.5, 0.125, 0.5 * 2**50)
+    ones = np.ones((2, 2), np.float32)
+    check = dumps._compare("a", "", ones * (1 + 2**-23), ones, None)
+    assert (check.ulps, check.ok) == (1, True)
+    zeros = np.zeros(3)
+    assert dumps._compare("a", "", zeros, zeros, None).ok
+    assert not dumps._compare("a", "", zeros + 1e-300, zeros, None).ok
+    assert dumps._compare("a", "", zeros[:0], zeros[:0], None).ok
+
+
+def test_not_finite(write):
+    recorded = load(LAYER)["top0_data"]
+    recorded[3, 4] = np.nan
+    worst = dumps.verify(write(changed(LAYER, top0_data=recorded))).worst
+    assert (worst.blob, worst.index, worst.ok) == ("top0_data", (3, 4), False)
+    # an infinity in the recording is no scale for the others
+    recorded[3, 4] = np.inf
+    assert dumps.verify(write(changed(LAYER, top0_data=recorded))).worst.relative == np.inf
+
+
+def test_one_sign_in_a_kernel(monkeypatch):
+    def flipped(*arguments):
+        coefficients = original(*arguments)
+        return type(coefficients)(coefficients.w, -coefficients.x, coefficients.weight)
+
+    original = fused.label_coefficients
+    monkeypatch.setattr(fused, "label_coefficients", flipped)
+    for path in (LAYER, NET):
+        wrong = [check for check in dumps.verify(path).checks if not check.ok]
+        assert [check.blob.split("/")[-1] for check in wrong] == ["bottom0_diff"]
+        assert {check.engine for check in wrong} == {"fused"}
+
+
+def test_replay_that_diverges_is_a_difference(write, monkeypatch):
+    """A weight that SGD blows up is not the recording's fault."""
+    solver = str(load(SGD)["solver"]).replace("base_lr: 0.1", "base_lr: 1e38")
+    verification = dumps.verify(write(changed(SGD, solver=np.array(solver))))
+    assert not verification.ok
+    assert verification.worst.relative == np.inf
+
+
+def test_rtol():
+    verification = dumps.verify(LAYER, rtol=1e-20)
+    assert not verification.ok
+    assert {check.rtol for check in verification.checks} == {1e-20}
+    assert {check.rtol for check in dumps.verify(LAYER).checks} == {1e-12}
+    assert {check.rtol for check in dumps.verify(LOSS).checks} == {2e-6}
+
+
+# Rules
+
+
+def our_recording(rule):
+    recording = load(LAYER)
+    (layer_param,) = text_format.Parse(str(recording["layer"]), pb.NetParameter()).layer
+    return dumps.record(
+        layer_param,
+        *(recording[key] for key in ("bottom0_data", "bottom1_data", "blob0_data_before")),
+        recording["top0_diff"],
+        recording["blob0_diff_before"],
+        gradient=rule,
+        iteration=5,
+    )
+
+
+@pytest.mark.parametrize("rule", ALL_RULES, ids=lambda rule: rule.name)
+def test_recorded_under_a_rule(write, rule):
+    assert dumps.verify(write(our_recording(rule))).ok
+
+
+def test_another_rule_differs(write):
+    recording = our_recording(EXACT)
+    assert str(recording["rule"]) == "exact"
+    wrong = dumps.verify(write(recording | {"rule": np.array("paper")}))
+    assert {check.blob for check in wrong.checks if not check.ok} == {
+        "blob0_data",
+        "blob0_diff",
+        "bottom0_diff",
+    }
+    # without the key it is Caffe's
+    without = {key: array for key, array in recording.items() if key != "rule"}
+    assert not dumps.verify(write(without)).ok
+
+
+def test_our_recording_of_the_papers_rule_is_caffes():
+    caffes, ours = load(LAYER), our_recording("paper")
+    assert caffes.keys() - ours.keys() == {key for key in caffes if key.startswith("internal_")}
+    for key in ("blob0_data", "blob0_diff"):
+        np.testing.assert_allclose(ours[key], caffes[key], rtol=0, atol=1e-14)
+    # (1 + 0.12 * 5)^-1 of 1000
+    np.testing.assert_allclose(ours["top1_data"], 1000 / 1.6, rtol=1e-6)
+    (layer_param,) = text_format.Parse(str(ours["layer"]), pb.NetParameter()).layer
+    assert layer_param.margin_inner_product_param.iteration == 4
+
+
+# What is no recording
+
+
+def test_missing_keys(write):
+    optional = {"source", "weight_after_iterations", "top1_data"}
+    for path in (LAYER, LOSS, SGD):
+        for key in load(path):
+            if key in optional or key.startswith("internal_"):
+                continue
+            if (path, key) in [(LOSS, "bottom0_diff"), (SGD, "solver")]:
+                continue
+            with pytest.raises(ValueError, match=f"lacks {key}|no recording"):
+                dumps.verify(write(changed(path, **{key: None})))
+    with pytest.raises(ValueError, match="lacks phase"):
+        dumps.verify(write(changed(SGD, solver=None)))
+    with pytest.raises(ValueError, match="lacks blob/fc6/data"):
+        dumps.verify(write(changed(NET, **{"blob/fc6/data": None})))
+
+
+def test_wrong_shapes_and_dtypes(write):
+    for path in (LAYER, LOSS, SGD):
+        for key, array in load(path).items():
+            if key == "source" or array.dtype.kind == "U":
+                wrong = [np.zeros(3), np.array(["a", "b"])]
+            else:
+                wrong = [np.array("text"), array.astype(complex)]
+                # labels may be numbers of any kind, private blobs are flat
+                if array.dtype.kind == "f" and key not in ("label", "bottom1_data"):
+                    wrong.append(array.astype(np.float16))
+                if key != "bottom1_data" and not key.startswith("internal"):
+                    wrong.append(array[None, None])
+            for value in wrong:
+                with pytest.raises(ValueError, match=rf"recording\.npz.* ({key}|'{key}'|bottom)"):
+                    dumps.verify(write(changed(path, **{key: value})))
+
+
+OTHERS = {
+    "future": (LAYER, {"format_version": np.array(2)}, "of format version 2; .* up to version 1"),
+    "past": (LAYER, {"format_version": np.array(0)}, "format_version is 0"),
+    "no version": (LAYER, {"format_version": np.array("1")}, "format_version is .* must be"),
+    "no forwards": (LAYER, {"forwards": np.array(0)}, r"forwards is 0; .* \[1, 10000\]"),
+    "forever": (LAYER, {"forwards": np.array(10**12)}, "forwards is 1000000000000"),
+    "two layers": (LAYER, {"layer": np.array("layer {} layer {}")}, "holds 2 layers"),
+    "other layer": (LAYER, {"layer": np.array('layer { type: "ReLU" }')}, "type 'ReLU'"),
+    "no prototxt": (LAYER, {"layer": np.array("layer { name: ")}, "layer:1"),
+    "rule": (LAYER, {"rule": np.array("true")}, "'paper' or 'exact'"),
+    "switches": (LAYER, {"rule": np.array([True])}, r"rule is \(1,\) bool"),
+    "label": (LAYER, {"bottom1_data": np.full(24, 99.0)}, "row 0 .* label 99"),
+    "zero weight": (LAYER, {"blob0_data_before": np.zeros((10, 16))}, "row 0 of the weight"),
+    "float32 within": (LAYER, {"top0_data": np.zeros((24, 10), "f4")}, "recording is float64"),
+    "iteration": (SGD, {"weight_after_iterations": np.array([1, 2, 3, 41])}, r"in \[1, 40\]"),
+    "policy": (SGD, {"solver": np.array('lr_policy: "plateau"')}, "lr_policy 'plateau'"),
+    "solver": (SGD, {"solver": np.array('type: "Adam" lr_policy: "fixed"')}, "'Adam'"),
+    "iter_size": (SGD, {"solver": np.array('lr_policy: "fixed" iter_size: 2')}, "iter_size is 2"),
+    "phase": (NET, {"phase": np.array("PREDICT")}, "phase 'PREDICT'"),
+    "foreign net": (NET, {"net": np.array('name: "empty"')}, "net has no MarginInnerProduct"),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_refused(write, case):
+    original, arrays, message = OTHERS[case]
+    path = write(changed(original, **arrays))
+    with pytest.raises(ValueError, match=message) as caught:
+        dumps.verify(path)
+    assert str(path) in str(caught.value)
+
+
+def test_foreign_files(tmp_path, write):
+    with pytest.raises(ValueError, match=r"no recording, .* it holds label, x"):
+        dumps.verify(write({"x": np.zeros((2, 2)), "label": np.zeros(2)}))
+    with pytest.raises(ValueError, match="no recording"):
+        dumps.verify(write({}))
+    np.savez(tmp_path / "objects.npz", layer=np.array([None]))
+    with pytest.raises(ValueError, match="only booleans"):
+        dumps.verify(tmp_path / "objects.npz")
+    with pytest.raises(FileNotFoundError):
+        dumps.verify(tmp_path / "nothing.npz")
+
+
+# Any recording, changed in any way
+
+SOURCES = {path: load(path) for path in (LAYER, LOSS, NET)}
+
+
+@st.composite
+def mutated(draw):
+    """A recording with some arrays dropped, swapped, cut, retyped or filled with odd values."""
+    arrays = dict(SOURCES[draw(st.sampled_from(sorted(SOURCES)))])
+    for _ in range(draw(st.integers(1, 3))):
+        key = draw(st.sampled_from(sorted(arrays)))
+        array = arrays[key].copy()
+        kind = draw(st.sampled_from(["drop", "swap", "cut", "retype", "fill", "text"]))
+        if kind == "drop":
+            del arrays[key]
+            if not arrays:
+                return arrays
+        elif kind == "swap":
+            arrays[key] = arrays[draw(st.sampled_from(sorted(arrays)))]
+        elif kind == "cut" and array.ndim:
+            arrays[key] = array[draw(st.integers(0, len(array))) :]
+        elif kind == "retype" and array.dtype.kind != "U":
+            dtype = draw(st.sampled_from(["?", "i1", "u8", "f2", "f4", "f8", ">f8", "U3"]))
+            with np.errstate(all="ignore"):
+                arrays[key] = array.astype(dtype)
+        elif kind == "fill" and array.dtype.kind in "if":
+            value = draw(st.sampled_from([0, -1, 1e-300, 1e300, np.nan, np.inf, 2**62]))
+            if array.dtype.kind == "f" or np.isfinite(value):
+                with np.errstate(all="ignore"):
+                    array.reshape(-1)[: draw(st.integers(1, 9))] = array.dtype.type(value)
+            arrays[key] = array
+        elif kind == "text" and array.dtype.kind == "U":
+            text = str(array)
+            at = draw(st.integers(0, len(text)))
+            new = draw(st.sampled_from(["{", "}", ":", "-", "9" * 9, '"', "\0", "axis: 7 ", "é"]))
+            arrays[key] = np.array(text[:at] + new + text[at + draw(st.integers(0, 9)) :])
+    return arrays
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(arrays=mutated())
+@pytest.mark.filterwarnings("ignore::caffe_margin.text_format.UnknownFieldWarning")
+def test_mutated_recordings_are_verified_or_refused(write, arrays):
+    path = write(arrays)
+    try:
+        verification = dumps.verify(path)
+    except ValueError as error:
+        message = str(error)
+    else:
+        message = verification.worst.blob
+    assert message
+
+
+# The page that describes all this
+
+
+def test_the_test_of_a_port_in_the_docs(tmp_path, monkeypatch):
+    """The snippet passes for a port written from the papers, by angles, and fails for a bad one."""
+    page = Path(__file__).parent.parent / "docs" / "recordings.md"
+    _, snippet = page.read_text().split("```python\n", 1)
+    snippet, _ = snippet.split("```", 1)
+    write_arrays(tmp_path / "fc6.npz", our_recording("exact"))
+    (tmp_path / "my_port.py").write_text(PORT)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    exec(snippet, {})
+    shutil.copy(LAYER, tmp_path / "fc6.npz")  # Caffe's gradient is not the exact one
+    with pytest.raises(AssertionError, match="bottom0_diff is off by"):
+        exec(snippet, {})
+
+
+PORT = """
+import numpy as np
+
+def unit(rows):
+    length = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / length, length
+
+def forward(x, label, weight, lambda_, m=3):
+    global saved
+    rows = np.arange(len(x))
+    (u, r), (v, w_norm) = unit(x), unit(weight)
+    cos = u @ v.T
+    theta = np.arccos(cos[rows, label])
+    k = np.floor(m * theta / np.pi)
+    psi = (-1) ** k * np.cos(m * theta) - 2 * k
+    slope = -m * (-1) ** k * np.sin(m * theta)
+    value, by_theta = cos.copy(), -np.sin(np.arccos(cos))
+    value[rows, label] = (psi + lambda_ * np.cos(theta)) / (1 + lambda_)
+    by_theta[rows, label] = (slope - lambda_ * np.sin(theta)) / (1 + lambda_)
+    saved = u, r, v, w_norm, cos, value, by_theta
+    return r * value
+
+def backward(top_diff):
+    u, r, v, w_norm, cos, value, by_theta = saved
+    # d theta / d u is -(v - cos u) / sin, and the same for v
+    along = -top_diff * by_theta / np.sqrt(1 - cos**2)
+    dx = (top_diff * value).sum(1)[:, None] * u
+    dx += along @ v - (along * cos).sum(1)[:, None] * u
+    dw = (r * along).T @ u - (r * along * cos).sum(0)[:, None] * v
+    return dx, dw / w_norm
+"""
