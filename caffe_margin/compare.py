@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from caffe_margin import angular
 from caffe_margin import caffe_margin_pb2 as pb
 from caffe_margin.gradient import EXACT, PAPER, GradientRule
 from caffe_margin.layers.layer import FloatArray
@@ -41,6 +40,11 @@ class Difference:
     ratio: float
     cosine: float
     difference: float
+
+    @property
+    def angle(self) -> float:
+        """The angle of `cosine`, in radians."""
+        return math.acos(min(1.0, max(-1.0, self.cosine))) if self.norm else math.nan
 
     @classmethod
     def between(cls, gradient: FloatArray, exact: FloatArray) -> Difference:
@@ -94,7 +98,8 @@ class Comparison:
         """Return everything as JSON has it; NaN, which JSON lacks, as None."""
 
         def plain(difference: Difference) -> dict[str, float | None]:
-            return {k: v if math.isfinite(v) else None for k, v in asdict(difference).items()}
+            shown = asdict(difference) | {"angle": difference.angle}
+            return {k: v if math.isfinite(v) else None for k, v in shown.items()}
 
         M, N, K = self.shape
         return {
@@ -212,22 +217,3 @@ def draw_features(
     x = np.cos(theta)[:, None] * own + np.sin(theta)[:, None] * across
     x *= rng.uniform(5, 30, size=(batch, 1))
     return x.astype(weight.dtype), label
-
-
-def iteration_of_lambda_min(param: pb.MarginInnerProductParameter) -> int | None:
-    """Return the first Forward at which lambda is lambda_min, or None where it never gets there."""
-    p = param
-    if p.base <= p.lambda_min:
-        return p.iteration + 1
-    if p.gamma <= 0 or p.power <= 0 or p.lambda_min <= 0:
-        return None
-    exponent = math.log(p.base / p.lambda_min) / p.power
-    if exponent > math.log(2**31):
-        return None
-    # The closed form is off by one at most, for the schedule is computed in float32.
-    guess = math.ceil((math.exp(exponent) - 1) / p.gamma)
-    for iteration in (guess - 1, guess, guess + 1):
-        at = angular.annealed_lambda(iteration, p.base, p.gamma, p.power, p.lambda_min)
-        if iteration > p.iteration and at == np.float32(p.lambda_min):
-            return iteration
-    return max(guess, p.iteration + 1)

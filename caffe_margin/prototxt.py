@@ -38,8 +38,10 @@ __all__ = [
     "parse_text",
     "read_net",
     "read_solver",
+    "read_text",
     "read_weights",
     "write_net",
+    "write_text",
     "write_weights",
 ]
 
@@ -157,6 +159,28 @@ def write_net(net: pb.NetParameter, path: StrPath, *, binary: bool | None = None
     if len(data) > MAX_BINARY_BYTES or (not data and net.ListFields()):
         raise ValueError("the net is too large; a binary file holds less than 2 GiB")
     _write(path, data)
+
+
+def read_text(path: StrPath) -> str:
+    """Return the text of a prototxt, to edit it; `write_text` writes every byte back.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is binary or too large.
+    """
+    data, is_text = _load(path)
+    if not is_text:
+        raise ValueError(f"{path}: the file is binary; this needs the text of a prototxt")
+    return _decode(data)
+
+
+def write_text(text: str, path: StrPath) -> None:
+    """Write the text of a prototxt; the file appears whole or not at all.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    _write(path, text.encode("utf-8", "surrogateescape"))
 
 
 def read_solver(path: StrPath, *, strict: bool = False) -> pb.SolverParameter:

@@ -91,7 +91,7 @@ class UnknownFieldWarning(UserWarning):
 
 @dataclass(frozen=True)
 class Span:
-    """Where a message entry stands in its source: ``text[start:end]``."""
+    """Where an entry stands in its source: ``text[start:end]``."""
 
     name: str
     start: int
@@ -118,9 +118,9 @@ def parse(
         strict: refuse fields that the message's type lacks, where they are else skipped.
         misplaced: top-level field names of another kind of file, each with what to say
             about it; such a field is an error.
-        spans: filled with the place of every message entry at the top level, in order. An
-            entry starts at its field's name (in the list form, at its brace) and ends
-            behind its closing brace.
+        spans: filled with the place of every entry at the top level, in order. An entry
+            starts at its field's name (a message in the list form, at its brace) and ends
+            behind its value.
 
     Returns:
         A line of text for each field that was skipped, the same field in layers of the same
@@ -212,13 +212,15 @@ class _Parser:
         self.unknown: dict[tuple[str, int], _Unknown] = {}
         self.unlisted = 0
         self.matches = _TOKEN.finditer(text, 1 if text.startswith("\ufeff") else 0)
-        self.match: re.Match[str]
+        self.match = next(_TOKEN.finditer(""))
+        self.end = 0  # where the token before this one ends
         self.kind: int | None = _END
         self.token = ""
 
     # Tokens
 
     def advance(self) -> None:
+        self.end = self.match.end()
         match = next(self.matches)
         kind = match.lastindex
         while kind == _COMMENT:
@@ -283,6 +285,8 @@ class _Parser:
             self.advance()
             if field.message is None:
                 self.scalars(message, field)
+                if top:
+                    self.spans.append(Span(field.name, start, self.end))
             else:
                 self.accept(":")
                 self.path.append(field.name)
@@ -290,20 +294,20 @@ class _Parser:
                     if not self.accept("]"):
                         while True:
                             at = self.start()
-                            end = self.entry(message, field, layer)
+                            self.entry(message, field, layer)
                             if top:
-                                self.spans.append(Span(field.name, at, end))
+                                self.spans.append(Span(field.name, at, self.end))
                             if self.list_ends():
                                 break
                 else:
-                    end = self.entry(message, field, layer)
+                    self.entry(message, field, layer)
                     if top:
-                        self.spans.append(Span(field.name, start, end))
+                        self.spans.append(Span(field.name, start, self.end))
                 self.path.pop()
             self.separator()
 
-    def entry(self, message: Message, field: _Field, layer: Message | None) -> int:
-        """Read one braced message into a field; return where its closing brace ends."""
+    def entry(self, message: Message, field: _Field, layer: Message | None) -> None:
+        """Read one braced message into a field."""
         closer = _CLOSERS.get(self.token)
         if closer is None or self.kind != _MARK:
             self.expected(f"'{{' to open {field.name!r}, which is a message")
@@ -320,9 +324,7 @@ class _Parser:
             layer = inner
         self.fields(inner, closer, layer)
         self.check_required(inner, repr(field.name), opened)
-        end = self.match.end()
         self.advance()
-        return end
 
     def check_required(self, message: Message, what: str, place: int) -> None:
         missing = [name for name in _required(message.DESCRIPTOR) if not message.HasField(name)]

@@ -6,13 +6,7 @@ import pytest
 from google.protobuf import text_format
 
 from caffe_margin import caffe_margin_pb2 as pb
-from caffe_margin.compare import (
-    RULES,
-    Difference,
-    compare,
-    draw_features,
-    iteration_of_lambda_min,
-)
+from caffe_margin.compare import RULES, Difference, compare, draw_features
 
 N, K, LAMBDA = 12, 8, 5.0
 
@@ -149,23 +143,3 @@ def test_drawn_features_cover_the_angles(dtype):
 def test_no_angle_in_one_dimension():
     with pytest.raises(ValueError, match="at least 2 features"):
         draw_features(np.ones((3, 1)), 4, np.random.default_rng(0))
-
-
-@pytest.mark.parametrize(
-    ("text", "iteration"),
-    [
-        # 1000 / (1 + 0.12 t) <= 5 from t = 199 / 0.12 = 1658.3 on
-        ("base: 1000 gamma: 0.12 lambda_min: 5", 1659),
-        ("base: 1000 gamma: 0.12 lambda_min: 5 iteration: 5000", 5001),
-        # (1 + t)^-2 <= 1/100 from t = 9 on
-        ("base: 1 gamma: 1 power: 2 lambda_min: 0.01", 9),
-        ("base: 5 lambda_min: 5", 1),
-        ("base: 5 lambda_min: 7 iteration: 3", 4),
-        ("base: 1000 gamma: 0.12", None),
-        ("base: 1000 lambda_min: 5", None),
-        ("base: 1000 gamma: 0.12 power: 0.001 lambda_min: 5", None),
-    ],
-)
-def test_iteration_of_lambda_min(text, iteration):
-    param = text_format.Parse(text, pb.MarginInnerProductParameter())
-    assert iteration_of_lambda_min(param) == iteration

@@ -345,11 +345,13 @@ def test_depth_is_limited(opening: str, closing: str) -> None:
 
 def test_spans() -> None:
     first, second = 'layer {\n  name: "}"\n}', "layer: < >"
-    text = f"\ufeff# {{\nname: 'n'\n{first}, {second} novel {{ }} state {{ }} layer: [{{ }}, <>]"
+    name = "name: 'n' # }\n  'm'"
+    text = f"\ufeff# {{\n{name}\n{first}, {second} novel {{ }} state {{ }} layer: [{{ }}, <>]"
     spans: list[Span] = []
     net = pb.NetParameter()
     parse(text, net, spans=spans)
     assert [(span.name, text[span.start : span.end]) for span in spans] == [
+        ("name", name),
         ("layer", first),
         ("layer", second),
         ("state", "state { }"),

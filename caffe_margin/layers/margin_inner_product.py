@@ -222,9 +222,15 @@ class MarginInnerProduct(Layer):
     def layer_setup(self, bottom: Sequence[BlobLike], top: Sequence[BlobLike]) -> None:
         """Learn K, and fill the weight unless there is one. Source: ``LayerSetUp``."""
         x = bottom[0].data
-        _, _, self._K = self._dimensions(x.shape)
+        _, _, K = self._dimensions(x.shape)
         if not self.blobs:
-            self._fill_weight(x.dtype, self._K)
+            self._fill_weight(x.dtype, K)
+        elif (shape := self.blobs[0].data.shape) != (self.num_output, K):
+            raise ValueError(
+                f"bottom[0] is {x.shape}, which makes K {K}, but the weight of layer "
+                f"{self.layer_param.name!r} is {shape}"
+            )
+        self._K = K
 
     def reshape(self, bottom: Sequence[BlobLike], top: Sequence[BlobLike]) -> None:
         """Shape the tops. Source: ``Reshape``."""

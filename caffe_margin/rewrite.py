@@ -1,0 +1,198 @@
+"""MarginInnerProduct layers made into Python layers, for a Caffe without the C++, and back.
+
+The text of a net is edited in place: what is neither the layer's ``type`` nor its parameters stays
+as it is, comments and blanks with it. Each line of ``margin_inner_product_param`` becomes one of
+``param_str``'s strings, which can be edited by hand. Their first is a comment with the layer's
+name: Caffe does not tell a Python layer what it is called.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from typing import NamedTuple
+
+from google.protobuf.message import Message
+
+from caffe_margin import caffe_margin_pb2 as pb
+from caffe_margin import prototxt, text_format
+from caffe_margin.text_format import Span
+
+MODULE, LAYER = "caffe_margin.pycaffe", "MarginInnerProductLayer"
+
+_OPENING = re.compile(r"(?:[\w:\s]|#[^\n]*\n)*[{<]")
+_NAME_COMMENT = re.compile(r"# layer (.+)\n")
+
+
+class Rewritten(NamedTuple):
+    """A net's new text, and the names of the layers that changed."""
+
+    text: str
+    layers: list[str]
+
+
+def to_python(text: str, *, filename: str = "<text>") -> Rewritten:
+    """Make the MarginInnerProduct layers of a net into Python layers.
+
+    Raises:
+        ParseError: the text is no net, or the layer's parameters have a field that the schema
+            lacks, which the plugin would refuse.
+        ValueError: there is no such layer, or it has no parameters.
+    """
+    net, layers = _layers(text, filename)
+    changed = [layer for layer in layers if layer.message.type == "MarginInnerProduct"]
+    if not changed:
+        if names := [layer.message.name for layer in layers if is_plugin(layer.message)]:
+            raise ValueError(f"{filename}: {', '.join(map(repr, names))} is a Python layer already")
+        prototxt.find_layer(net, type="MarginInnerProduct")  # says what there is instead
+    edits = []
+    for layer in changed:
+        name, param = layer.message.name, layer.entry("margin_inner_product_param")
+        inside = _inside(text, param)
+        _parse_inside(text, inside, pb.MarginInnerProductParameter(), filename, strict=True)
+        lines = [f"# layer {name}\n"] if name and name.isprintable() else []
+        lines += _lines(text[inside])
+        python_param = [
+            "python_param {",
+            f'{layer.step}module: "{MODULE}"',
+            f'{layer.step}layer: "{LAYER}"',
+            f"{layer.step}param_str:",
+            *(f"{2 * layer.step}{_quote(line)}" for line in lines),
+            "}",
+        ]
+        edits.append((layer.entry("type"), 'type: "Python"'))
+        edits.append((param, layer.indented(param, "\n".join(python_param))))
+    return Rewritten(_apply(edits, text), [layer.message.name for layer in changed])
+
+
+def from_python(text: str, *, filename: str = "<text>") -> Rewritten:
+    """Make the plugin's Python layers of a net into MarginInnerProduct layers again.
+
+    Raises:
+        ParseError: the text is no net, or a ``param_str`` no MarginInnerProductParameter.
+        ValueError: there is no such layer.
+    """
+    _, layers = _layers(text, filename)
+    changed = [layer for layer in layers if is_plugin(layer.message)]
+    if not changed:
+        raise ValueError(f"{filename}: the net has no Python layer of the module {MODULE!r}")
+    edits = []
+    for layer in changed:
+        param_str = layer.message.python_param.param_str
+        parse_param_str(param_str)
+        body = _NAME_COMMENT.sub("", param_str, count=1)
+        param = f"margin_inner_product_param {{ {body} }}"
+        if "\n" in body or "#" in body:
+            lines = textwrap.indent(body.rstrip("\n"), layer.step)
+            param = f"margin_inner_product_param {{\n{lines}\n}}"
+        entry = layer.entry("python_param")
+        edits.append((layer.entry("type"), 'type: "MarginInnerProduct"'))
+        edits.append((entry, layer.indented(entry, param)))
+    return Rewritten(_apply(edits, text), [layer.message.name for layer in changed])
+
+
+def restore(net: pb.NetParameter) -> None:
+    """Make the plugin's Python layers of a message MarginInnerProduct layers again, in place.
+
+    Raises:
+        ParseError: a ``param_str`` is no MarginInnerProductParameter.
+    """
+    for layer in net.layer:
+        if is_plugin(layer):
+            _, param = parse_param_str(layer.python_param.param_str)
+            layer.type = "MarginInnerProduct"
+            layer.ClearField("python_param")
+            layer.margin_inner_product_param.CopyFrom(param)
+
+
+def is_plugin(layer: pb.LayerParameter) -> bool:
+    """Say whether a layer is the plugin."""
+    python = layer.python_param
+    return layer.type == "Python" and (python.module, python.layer) == (MODULE, LAYER)
+
+
+def parse_param_str(param_str: str) -> tuple[str, pb.MarginInnerProductParameter]:
+    """Return the layer's name and its parameters; the class's name where no comment has it.
+
+    Raises:
+        ParseError: ``param_str`` is no MarginInnerProductParameter.
+    """
+    comment = _NAME_COMMENT.match(param_str)
+    name = comment[1] if comment else LAYER
+    param = pb.MarginInnerProductParameter()
+    prototxt.parse_text(param_str, param, filename=f"param_str of layer {name!r}", strict=True)
+    return name, param
+
+
+class _Layer:
+    """A layer in its text: the message, and where its entries are."""
+
+    def __init__(self, text: str, span: Span) -> None:
+        self.text = text
+        self.message = pb.LayerParameter()
+        self.spans = _parse_inside(text, _inside(text, span), self.message)
+        outer, inner = self.indent(span), self.indent(self.spans[0]) if self.spans else ""
+        self.step = inner[len(outer) :] if inner.startswith(outer) and inner != outer else "  "
+
+    def entry(self, name: str) -> Span:
+        for span in self.spans:
+            if span.name == name:
+                return span
+        raise ValueError(f"layer {self.message.name!r} has no {name}")
+
+    def indent(self, span: Span) -> str:
+        """Return the white space at the start of an entry's line."""
+        line = self.text[self.text.rfind("\n", 0, span.start) + 1 : span.start]
+        return line[: len(line) - len(line.lstrip())]
+
+    def indented(self, span: Span, new: str) -> str:
+        """Return a text to put in an entry's place, all but its first line indented like it."""
+        indent = self.indent(span)
+        return textwrap.indent(new, indent)[len(indent) :]
+
+
+def _layers(text: str, filename: str) -> tuple[pb.NetParameter, list[_Layer]]:
+    net, spans = pb.NetParameter(), list[Span]()
+    text_format.parse(text, net, filename=filename, spans=spans)
+    return net, [_Layer(text, span) for span in spans if span.name == "layer"]
+
+
+def _inside(text: str, entry: Span) -> slice:
+    """Return where the text between a message's braces is."""
+    opening = _OPENING.match(text, entry.start)
+    assert opening
+    return slice(opening.end(), entry.end - 1)
+
+
+def _parse_inside(
+    text: str, inside: slice, message: Message, filename: str = "<text>", strict: bool = False
+) -> list[Span]:
+    """Parse a part of a text and return the places of its entries in the whole."""
+    spans: list[Span] = []
+    before = re.sub(r"[^\n]", " ", text[: inside.start])
+    text_format.parse(before + text[inside], message, filename=filename, strict=strict, spans=spans)
+    return spans
+
+
+def _lines(body: str) -> list[str]:
+    """Return the lines between a message's braces without their common indent."""
+    body = body.replace("\r\n", "\n")
+    if "\n" not in body:
+        return [body.strip()]
+    body = textwrap.dedent(re.sub(r"^[ \t]*\n|[ \t]+\Z", "", body))
+    return re.findall(r"[^\n]*\n|[^\n]+", body)
+
+
+def _quote(line: str) -> str:
+    # Comments may be in any encoding, but Caffe hands param_str to Python as UTF-8.
+    line = line.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    for character, escaped in (("\\", r"\\"), ("'", r"\'"), ("\n", r"\n"), ("\t", r"\t")):
+        line = line.replace(character, escaped)
+    return f"'{line}'"
+
+
+def _apply(edits: list[tuple[Span, str]], text: str) -> str:
+    end_of_line = "\r\n" if "\r\n" in text else "\n"
+    for span, new in sorted(edits, key=lambda edit: edit[0].start, reverse=True):
+        text = text[: span.start] + new.replace("\n", end_of_line) + text[span.end :]
+    return text

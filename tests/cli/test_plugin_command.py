@@ -1,0 +1,71 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from caffe_margin import read_net, write_weights
+from caffe_margin.cli import main
+
+MODEL = Path(__file__).parents[2] / "models" / "sphereface_model.prototxt"
+
+
+def test_there_and_back(tmp_path, capfd):
+    plugin, back = tmp_path / "plugin.prototxt", tmp_path / "back.prototxt"
+    assert main(["plugin", str(MODEL), "-o", str(plugin)]) == 0
+    assert capfd.readouterr() == ("", "caffe-margin: fc6 is a Python layer now\n")
+    assert [x.type for x in read_net(plugin).layer].count("Python") == 1
+    assert main(["plugin", "--reverse", str(plugin), "-o", str(back)]) == 0
+    assert capfd.readouterr() == ("", "caffe-margin: fc6 is a MarginInnerProduct layer now\n")
+    assert back.read_bytes() == MODEL.read_bytes()
+
+
+def test_standard_output_and_bytes_that_are_no_utf8(tmp_path, capfdbinary):
+    model, plugin = tmp_path / "model.prototxt", tmp_path / "plugin.prototxt"
+    model.write_bytes(b"# \xb2\xe3\r\n" + MODEL.read_bytes().replace(b"\n", b"\r\n"))
+    assert main(["plugin", str(model)]) == 0
+    text = capfdbinary.readouterr().out
+    assert text.startswith(b"# \xb2\xe3\r\n")
+    plugin.write_bytes(text)
+    assert main(["plugin", "--reverse", str(plugin)]) == 0
+    assert capfdbinary.readouterr().out == model.read_bytes()
+
+
+def test_in_place(tmp_path):
+    path = tmp_path / "net.prototxt"
+    path.write_bytes(MODEL.read_bytes())
+    assert main(["plugin", str(path), "-o", str(path)]) == 0
+    assert main(["plugin", "--reverse", str(path), "-o", str(path)]) == 0
+    assert path.read_bytes() == MODEL.read_bytes()
+
+
+def test_gradient_is_no_field_of_caffes(tmp_path, capsys):
+    path = tmp_path / "net.prototxt"
+    text = MODEL.read_text().replace("iteration: 0", "iteration: 0 gradient: EXACT")
+    path.write_text(text)
+    assert main(["plugin", str(path), "-o", str(path)]) == 0
+    assert "warning" not in capsys.readouterr().err
+    assert main(["plugin", "--reverse", str(path), "-o", str(path)]) == 0
+    assert "warning: layer 'fc6': the C++ knows no `gradient`" in capsys.readouterr().err
+    assert path.read_text() == text
+
+
+@pytest.mark.parametrize("reverse", [[], ["--reverse"]])
+def test_weights_are_left_alone(tmp_path, capsys, reverse):
+    path = tmp_path / "net.caffemodel"
+    write_weights({"fc6": [np.ones((3, 2), np.float32)]}, path)
+    assert main(["plugin", str(path), *reverse]) == 2
+    assert "holds weights, which fit both nets as they are" in capsys.readouterr().err
+
+
+def test_bad_input_writes_nothing(tmp_path, capsys):
+    output = tmp_path / "plugin.prototxt"
+    path = tmp_path / "net.prototxt"
+    for text, message in [
+        ('layer { name: "a" type: "InnerProduct" }', "no layer of type 'MarginInnerProduct'"),
+        ('layer { type: "MarginInnerProduct" }', "has no margin_inner_product_param"),
+        ("net: 'n'", "belongs to a solver"),
+    ]:
+        path.write_text(text)
+        assert main(["plugin", str(path), "-o", str(output)]) == 2
+        assert message in capsys.readouterr().err
+        assert not output.exists()

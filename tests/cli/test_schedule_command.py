@@ -1,0 +1,135 @@
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from caffe_margin.cli import main
+
+MODELS = Path(__file__).parents[2] / "models"
+MODEL, SOLVER = MODELS / "sphereface_model.prototxt", MODELS / "sphereface_solver.prototxt"
+
+
+def rows(out):
+    """The table's rows: iteration -> the rest."""
+    split = [line.split(maxsplit=1) for line in out.splitlines()]
+    return {int(line[0]): line[1].split() for line in split if line and line[0].isdigit()}
+
+
+def test_table(capsys):
+    assert main(["schedule", str(MODEL), "--solver", str(SOLVER)]) == 0
+    out = capsys.readouterr().out
+    table = rows(out)
+    assert list(table) == [1, 10, 100, 1000, 1659, 10000, 16001, 24001, 28000]
+    assert table[1] == ["892.857", "0.112", "%", "first"]  # 1000 / 1.12
+    assert table[1659] == ["5", "16.7", "%", "lambda_min", "reached"]
+    assert table[16001][3:] == ["learning", "rate", "x", "0.1"]
+    assert table[28000][3:] == ["last"]
+    assert "max_iter 28000" in out
+
+
+def test_json(capsys):
+    assert main(["schedule", str(MODEL), "--last", "100", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["layer"], answer["last"], answer["lambda_min_reached"]) == ("fc6", 100, 1659)
+    assert [step["iteration"] for step in answer["steps"]] == [1, 10, 100]
+    assert answer["steps"][2]["lambda"] == pytest.approx(1000 / 13)
+    assert answer["steps"][2]["share_of_margin"] == pytest.approx(1 / (1 + 1000 / 13))
+
+
+def test_the_rewritten_net_has_the_same_schedule(tmp_path, capsys):
+    plugin = tmp_path / "plugin.prototxt"
+    assert main(["plugin", str(MODEL), "-o", str(plugin)]) == 0
+    outputs = []
+    for net in (MODEL, plugin):
+        capsys.readouterr()
+        assert main(["schedule", str(net)]) == 0
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] == outputs[1]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("gamma: 0.12", "gamma: 0", "lambda never comes down to lambda_min"),
+        ("gamma: 0.12", "gamma: 0.001", "not reached; it would be at iteration 199000"),
+        ("type: QUADRUPLE", "type: SINGLE", "lambda changes nothing"),
+    ],
+)
+def test_what_the_run_does_not_reach(tmp_path, capsys, old, new, message):
+    path = tmp_path / "net.prototxt"
+    path.write_text(MODEL.read_text().replace(old, new))
+    assert main(["schedule", str(path), "--solver", str(SOLVER)]) == 0
+    assert message in capsys.readouterr().out
+
+
+@pytest.fixture
+def state(tmp_path):
+    path = tmp_path / "s_iter_1600.solverstate"
+    path.write_bytes(b"\x08\xc0\x0c")  # field 1 is 1600
+    return path
+
+
+def test_solverstate(state, capsys):
+    assert main(["schedule", str(MODEL), "--solverstate", str(state)]) == 0
+    line, *comments = capsys.readouterr().out.splitlines()
+    assert line == "iteration: 1600"
+    assert all(comment.startswith("# ") for comment in comments)
+    # 1000 / (1 + 0.12 * 1601), and 1000 / 1.12
+    assert "lambda of the next Forward: 5.17813; from iteration: 0, 892.857" in comments[-1]
+
+
+def test_solverstate_where_an_iteration_is_several_forwards(state, tmp_path, capsys):
+    solver = tmp_path / "solver.prototxt"
+    solver.write_text(SOLVER.read_text() + "iter_size: 2\n")
+    arguments = ["schedule", str(MODEL), "--solver", str(solver)]
+    assert main([*arguments, "--solverstate", str(state)]) == 0
+    assert capsys.readouterr().out.startswith("iteration: 3200\n")
+    assert main([*arguments, "--solverstate", str(state), "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["iter"], answer["iter_size"], answer["iteration"]) == (1600, 2, 3200)
+    assert main(arguments) == 0
+    assert list(rows(capsys.readouterr().out))[-3:] == [32001, 48001, 56000]
+
+
+def test_a_solver_for_a_net(capsys):
+    assert main(["schedule", str(SOLVER)]) == 2
+    expected = f"caffe-margin schedule code/sphereface_model.prototxt --solver {SOLVER}"
+    assert expected in capsys.readouterr().err
+
+
+def test_starts_after_the_last(tmp_path, capsys):
+    path = tmp_path / "net.prototxt"
+    path.write_text(MODEL.read_text().replace("iteration: 0", "iteration: 28000"))
+    assert main(["schedule", str(path), "--solver", str(SOLVER)]) == 2
+    assert "starts at iteration 28000, after the last, 28000" in capsys.readouterr().err
+
+
+def test_plot(tmp_path, monkeypatch, capsys):
+    matplotlib = pytest.importorskip("matplotlib.figure")
+    drawn = []
+    savefig = matplotlib.Figure.savefig
+
+    def record(figure, *arguments, **keywords):
+        drawn.append(figure)
+        savefig(figure, *arguments, **keywords)
+
+    monkeypatch.setattr(matplotlib.Figure, "savefig", record)
+    path = tmp_path / "schedule.png"
+    assert main(["schedule", str(MODEL), "--solver", str(SOLVER), "--plot", str(path)]) == 0
+    assert path.read_bytes().startswith(b"\x89PNG")
+    above, _ = drawn[0].axes
+    curve, share = (
+        max(axes.lines, key=lambda line: len(line.get_xdata())) for axes in drawn[0].axes
+    )
+    x, lambda_ = curve.get_data()
+    assert (x[0], x[-1]) == (1, 28000)
+    assert (lambda_[0], lambda_[-1]) == (pytest.approx(1000 / 1.12), 5)
+    assert share.get_ydata()[-1] == pytest.approx(100 / 6)
+    assert "1,659" in above.get_title(loc="left")
+
+
+def test_plot_without_matplotlib(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert main(["schedule", str(MODEL), "--plot", str(tmp_path / "x.png")]) == 2
+    assert "pip install caffe_margin[report]" in capsys.readouterr().err

@@ -1,0 +1,166 @@
+from pathlib import Path
+
+import pytest
+from google.protobuf import text_format
+
+from caffe_margin import caffe_margin_pb2 as pb
+from caffe_margin import rewrite
+from caffe_margin.prototxt import ParseError
+from caffe_margin.rewrite import from_python, to_python
+
+MODELS = Path(__file__).parent.parent / "models"
+
+LAYER = """# the loss
+layer {  # fc6
+    name: "fc6"
+    type: "MarginInnerProduct"
+    bottom: "fc5" bottom: "label"
+    top: "fc6" top: "lambda"
+    param { lr_mult: 1 decay_mult: 1 }
+    margin_inner_product_param {
+        num_output: 10  # classes
+        type: QUADRUPLE
+
+        # don't touch: \\ "these"
+        weight_filler { type: "xavier" }
+    }
+    include { phase: TRAIN }  # not in TEST
+}
+"""
+
+PLUGIN = r"""# the loss
+layer {  # fc6
+    name: "fc6"
+    type: "Python"
+    bottom: "fc5" bottom: "label"
+    top: "fc6" top: "lambda"
+    param { lr_mult: 1 decay_mult: 1 }
+    python_param {
+        module: "caffe_margin.pycaffe"
+        layer: "MarginInnerProductLayer"
+        param_str:
+            '# layer fc6\n'
+            'num_output: 10  # classes\n'
+            'type: QUADRUPLE\n'
+            '\n'
+            '# don\'t touch: \\ "these"\n'
+            'weight_filler { type: "xavier" }\n'
+    }
+    include { phase: TRAIN }  # not in TEST
+}
+"""
+
+
+def parse(text):
+    return text_format.Parse(text, pb.NetParameter())
+
+
+def test_the_text():
+    assert to_python(LAYER) == (PLUGIN, ["fc6"])
+    assert from_python(PLUGIN) == (LAYER, ["fc6"])
+
+
+def test_windows_line_ends():
+    layer, plugin = (text.replace("\n", "\r\n") for text in (LAYER, PLUGIN))
+    assert to_python(layer).text == plugin
+    assert from_python(plugin).text == layer
+
+
+@pytest.mark.parametrize(
+    "path", sorted(MODELS.glob("*_model.prototxt")), ids=lambda path: path.stem
+)
+def test_models(path):
+    text = path.read_text()
+    plugin = to_python(text).text
+    assert from_python(plugin).text == text
+
+    net, new = parse(text), parse(plugin)
+    assert parse(from_python(plugin).text) == net
+    (index,) = (i for i, layer in enumerate(net.layer) if layer.type == "MarginInnerProduct")
+    # What the Python layer reads is what the C++ layer reads.
+    param = pb.MarginInnerProductParameter()
+    text_format.Parse(new.layer[index].python_param.param_str, param)
+    assert param == net.layer[index].margin_inner_product_param
+    # But for its type and parameters the layer is the same, and so is all around it.
+    for layer in (net.layer[index], new.layer[index]):
+        for field in ("type", "margin_inner_product_param", "python_param"):
+            layer.ClearField(field)
+    assert new == net
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        "layer { TYPE margin_inner_product_param { num_output: 3 } }",
+        "layer { TYPE margin_inner_product_param { num_output: 3 # three\n } }",
+        "layer: [{ name: 'a' TYPE\nmargin_inner_product_param:<num_output:3>}, {}]",
+        "layer # {\n{ TYPE margin_inner_product_param # }\n: { num_output: 3\n\t type: DOUBLE }\n}",
+        "layer { name: 'a' 'b' margin_inner_product_param {} type: # x\n 'Margin' 'InnerProduct' }",
+        "layer { name: 'a\\n}' TYPE; margin_inner_product_param { }; }",
+        "layer { name: 'é' TYPE margin_inner_product_param { # \udce9\n} }",
+    ],
+)
+def test_other_ways_to_write_it(layer):
+    layer = layer.replace("TYPE", "type: 'MarginInnerProduct'")
+    text = f"\ufeffname: 'n'\n{layer}\nlayer {{ name: 'other' }}"
+
+    def message(text):
+        return parse(text.lstrip("\ufeff").replace("\udce9", "?"))
+
+    plugin, names = to_python(text)
+    back, names_back = from_python(plugin)
+    assert names == names_back == [message(text).layer[0].name]
+    assert message(back) == message(text)
+    net = message(plugin)
+    rewrite.restore(net)
+    assert net == message(text)
+
+
+def test_two_layers():
+    second = LAYER.replace('"fc6"', '"fc7"')
+    other = 'layer { name: "x" type: "Python" python_param { module: "mine" layer: "L" } }\n'
+    plugin, names = to_python(LAYER + other + second)
+    assert names == ["fc6", "fc7"]
+    assert plugin == PLUGIN + other + PLUGIN.replace('"fc6"', '"fc7"').replace("r fc6", "r fc7")
+    assert from_python(plugin) == (LAYER + other + second, names)
+
+
+def test_hand_written_param_str():
+    text = """layer { name: "a" type: "Python" python_param {
+        param_str: 'num_output: 3 ' "type: DOUBLE"
+        layer: "MarginInnerProductLayer" module: "caffe_margin.pycaffe" } }"""
+    assert from_python(text).text == (
+        'layer { name: "a" type: "MarginInnerProduct" '
+        "margin_inner_product_param { num_output: 3 type: DOUBLE } }"
+    )
+
+
+def test_nothing_to_do():
+    with pytest.raises(ValueError, match="'fc6' is a Python layer already"):
+        to_python(PLUGIN)
+    with pytest.raises(ValueError, match=r"no Python layer of the module 'caffe_margin\.pycaffe'"):
+        from_python(LAYER)
+    with pytest.raises(ValueError, match="did you mean 'MarginInnerProdukt'"):
+        to_python('layer { name: "a" type: "MarginInnerProdukt" }')
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="layer 'a' has no margin_inner_product_param"):
+        to_python('layer { name: "a" type: "MarginInnerProduct" }')
+    with pytest.raises(
+        ParseError, match=r"^net:10:9: 'tipe' is no field of .* mean 'type'"
+    ) as caught:
+        to_python(LAYER.replace("type: QUAD", "tipe: QUAD"), filename="net")
+    assert (caught.value.line, caught.value.column) == (10, 9)
+    with pytest.raises(ParseError, match=r"^param_str of layer 'fc6':3:1: 'tipe' is no field"):
+        from_python(PLUGIN.replace("type: QUAD", "tipe: QUAD"), filename="net")
+    with pytest.raises(ParseError, match=r"^net:1:"):
+        to_python("layer {", filename="net")
+
+
+def test_name_of_the_layer():
+    assert rewrite.parse_param_str("# layer fc 6\nnum_output: 3")[0] == "fc 6"
+    for text in ("num_output: 3", "# fc6\nnum_output: 3", "num_output: 3\n# layer fc6\n"):
+        name, param = rewrite.parse_param_str(text)
+        assert name == "MarginInnerProductLayer"
+        assert param.num_output == 3

@@ -1,0 +1,110 @@
+import math
+
+import numpy as np
+import pytest
+from google.protobuf import text_format
+
+from caffe_margin import caffe_margin_pb2 as pb
+from caffe_margin.schedule import (
+    iteration_of_lambda_min,
+    lambdas,
+    read_solverstate,
+    share_of_margin,
+    steps,
+)
+
+AUTHORS = "base: 1000 gamma: 0.12 power: 1 lambda_min: 5"
+
+
+def param_of(text):
+    return text_format.Parse(text, pb.MarginInnerProductParameter())
+
+
+@pytest.mark.parametrize(
+    ("text", "iteration"),
+    [
+        # 1000 / (1 + 0.12 t) <= 5 from t = 199 / 0.12 = 1658.3 on
+        ("base: 1000 gamma: 0.12 lambda_min: 5", 1659),
+        ("base: 1000 gamma: 0.12 lambda_min: 5 iteration: 5000", 5001),
+        # (1 + t)^-2 <= 1/100 from t = 9 on
+        ("base: 1 gamma: 1 power: 2 lambda_min: 0.01", 9),
+        ("base: 5 lambda_min: 5", 1),
+        ("base: 5 lambda_min: 7 iteration: 3", 4),
+        ("base: 1000 gamma: 0.12", None),
+        ("base: 1000 lambda_min: 5", None),
+        ("base: 1000 gamma: 0.12 power: 0.001 lambda_min: 5", None),
+    ],
+)
+def test_iteration_of_lambda_min(text, iteration):
+    param = param_of(text)
+    assert iteration_of_lambda_min(param) == iteration
+
+
+@pytest.mark.parametrize("gamma", [0.12, 0.1, 1, 3, 0.003])
+@pytest.mark.parametrize("power", [0.5, 1, 2])
+@pytest.mark.parametrize("lambda_min", [5, 10, 0.5])
+def test_iteration_of_lambda_min_is_the_first(gamma, power, lambda_min):
+    param = param_of(f"base: 1000 gamma: {gamma} power: {power} lambda_min: {lambda_min}")
+    reached = iteration_of_lambda_min(param)
+    assert lambdas(param, [reached])[0] == lambda_min
+    assert reached == 1 or lambdas(param, [reached - 1])[0] > lambda_min
+
+
+def test_steps():
+    found = steps(param_of(AUTHORS), 28000, {16001: "slower", 40000: "never"})
+    assert [step.iteration for step in found] == [1, 10, 100, 1000, 1659, 10000, 16001, 28000]
+    assert [step.note for step in found if step.note] == [
+        "first",
+        "lambda_min reached",
+        "slower",
+        "last",
+    ]
+    by_hand = [max(1000 / (1 + 0.12 * step.iteration), 5) for step in found]
+    np.testing.assert_allclose([step.lambda_ for step in found], by_hand, rtol=1e-6)
+    np.testing.assert_allclose([s.share for s in found], [1 / (1 + x) for x in by_hand], rtol=1e-6)
+
+
+def test_steps_of_a_resumed_run():
+    found = steps(param_of(f"{AUTHORS} iteration: 16000"), 16001)
+    assert [(step.iteration, step.note) for step in found] == [
+        (16001, "lambda_min reached, first, last")
+    ]
+
+
+def test_share_of_margin():
+    assert share_of_margin(0) == 1
+    assert share_of_margin(5) == pytest.approx(1 / 6)
+    for lambda_ in (-1, -2, math.inf, math.nan):
+        with pytest.raises(ValueError, match="it must be finite and above -1"):
+            share_of_margin(lambda_)
+    with pytest.raises(ValueError, match="lambda is inf"):
+        steps(param_of("gamma: -1"), 10)
+
+
+# SolverState: iter is field 1, learned_net 2, history 3.
+STATE = b"\x08\x80\x7d" + b"\x12\x03a.b" + b"\x1a\x06\x2a\x04\x00\x00\x80\x3f"
+
+
+@pytest.mark.parametrize("data", [STATE, b'iter: 16000\nlearned_net: "a.b"\n'])
+def test_read_solverstate(tmp_path, data):
+    path = tmp_path / "s_iter_16000.solverstate"
+    path.write_bytes(data)
+    assert read_solverstate(path) == 16000
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"\x89HDF\r\n\x1a\n", "HDF5 file.* the number in its name"),
+        (STATE[:-1], "cut short"),
+        (STATE[3:], "holds no iteration"),
+        (b"", "holds no iteration"),
+        (b"\x0a\x01n", "holds no iteration"),  # a net's name
+        (b"iter: x", r"s\.solverstate:1:7: "),
+    ],
+)
+def test_what_is_no_solverstate(tmp_path, data, message):
+    path = tmp_path / "s.solverstate"
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=message):
+        read_solverstate(path)
