@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from caffe_margin import angular
 from caffe_margin.gradient import GradientRule, label_coefficients
 from caffe_margin.kernels.fused import blocks, project
-from caffe_margin.layers.layer import FloatArray, as_labels, check_dtype, describe
+from caffe_margin.layers.layer import FloatArray, as_labels, as_native, check_dtype, describe
 from caffe_margin.layers.margin_inner_product import row_lengths
 from caffe_margin.layers.softmax_with_loss import FLT_MIN
 
@@ -70,8 +70,12 @@ def margin_softmax_loss(
             changed then.
     """
     rule = GradientRule.of(gradient)
-    x = np.ascontiguousarray(x)
+    x = np.ascontiguousarray(as_native(x))
     check_dtype(x, "x")
+    if not isinstance(weight, np.ndarray):
+        raise ValueError(f"weight must be a numpy array, not {type(weight).__name__}")
+    if not len(x):
+        raise ValueError(f"x is {x.shape}; the mean over no samples is none")
     if x.ndim != 2 or weight.ndim != 2 or x.shape[1] != weight.shape[1] or x.dtype != weight.dtype:
         raise ValueError(
             f"x is {describe(x)} and weight {describe(weight)}; they must be (M, K) and (N, K) of "
@@ -120,7 +124,7 @@ def margin_softmax_loss(
             kept[rows.start] = exponential, maximum
     log_sum = (maximum + np.log(total)).astype(x.dtype)
     # Caffe's -log(max(probability, FLT_MIN)).
-    losses = np.minimum(log_sum - own_logit, -np.log(FLT_MIN))
+    losses = np.minimum(log_sum - own_logit, -np.log(FLT_MIN.astype(x.dtype)))
 
     # Second pass: the probabilities, times the matrices.
     scale = x.dtype.type(loss_weight / M)

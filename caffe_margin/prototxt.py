@@ -491,6 +491,7 @@ def _parse_binary(path: StrPath, data: bytes, net: pb.NetParameter, strict: bool
         )
     found: dict[tuple[str, int], list[str]] = {}
     for message, layer in [(net, None), *_messages(layers)]:
+        _check_strings(path, message)
         for number in _unknown_numbers(message):
             name = layer.name if layer is not None else ""
             found.setdefault((message.DESCRIPTOR.name, number), []).append(name)
@@ -516,6 +517,18 @@ def _messages(layers: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
             for field, value in message.ListFields():
                 if field.message_type is not None:
                     stack.extend([value] if isinstance(value, Message) else value)
+
+
+def _check_strings(path: StrPath, message: Message) -> None:
+    """Refuse a string that is not UTF-8, which protobuf hands out as bytes."""
+    for field, value in message.ListFields():
+        if field.type == FieldDescriptor.TYPE_STRING:
+            for text in [value] if isinstance(value, str | bytes) else value:
+                if isinstance(text, bytes):
+                    raise ValueError(
+                        f"{path}: {message.DESCRIPTOR.name}.{field.name} is {text!r}, which is "
+                        "not UTF-8; Caffe reads it, but no name of a layer or blob may be so here"
+                    )
 
 
 def _unknown_numbers(message: Message) -> list[int]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from caffe_margin import caffe_margin_pb2 as pb
 from caffe_margin.shape_rules import LAYER_TYPES, Shape, agree, alike, count, show
 
-__all__ = ["LayerShapes", "Shape", "count_params", "infer_shapes"]
+__all__ = ["LayerShapes", "Shape", "count_params", "infer_shapes", "shapes_of"]
 
 _DATA_TYPES = {"Input", "DummyData", "Data", "ImageData", "HDF5Data", "MemoryData", "WindowData"}
 _MAX_AXES = 32
@@ -115,6 +115,12 @@ def infer_shapes(
             )
         )
     return listing
+
+
+def shapes_of(net: pb.NetParameter, layer: pb.LayerParameter) -> LayerShapes:
+    """The shapes around one of a net's layers; see `infer_shapes`."""
+    place = list(net.layer).index(layer)
+    return infer_shapes(net)[place]
 
 
 def count_params(layers: Iterable[LayerShapes]) -> int | None:

@@ -86,7 +86,8 @@ def test_loss_of_a_sample_ends_at_87_3365():
     x = np.array([[1000.0, 1.0], [1.0, 2.0]])
     weight = np.array([[1.0, 0.0], [-1.0, 0.0]])
     loss = margin_softmax_loss(x[:1], weight, [1], m=1, gradient="exact").loss
-    np.testing.assert_allclose(loss, 87.3365, rtol=1e-6)
+    # -log(2^-126)
+    np.testing.assert_allclose(loss, 126 * np.log(2), rtol=1e-15)
 
 
 def test_single_class():
@@ -128,6 +129,7 @@ SPOILT = {
     "K": (lambda x, w, y: (x[:, :5], w, y), r"\(24, 5\).*\(40, 6\)"),
     "dtype": (lambda x, w, y: (x.astype(np.float32), w, y), "float32.*float64"),
     "float16": (lambda x, w, y: (x.astype(np.float16), w, y), "float16"),
+    "no samples": (lambda x, w, y: (x[:0], w, y[:0]), "no samples"),
     "zero feature": (lambda x, w, y: (0 * x, w, y), "row 0 of x is zero"),
     "zero weight": (lambda x, w, y: (x, 0 * w, y), "row 0 of weight is zero"),
 }
@@ -159,6 +161,12 @@ def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
         margin_softmax_loss(x, weight, label, **options)
     np.testing.assert_array_equal(weight, before)
+
+
+def test_weight_must_be_an_array():
+    x, weight, label = make_batch()
+    with pytest.raises(ValueError, match="numpy array, not list"):
+        margin_softmax_loss(x, weight.tolist(), label)
 
 
 def test_read_only_weight():

@@ -551,3 +551,13 @@ def test_find_layer_refuses(name: str | None, type_: str | None, said: str) -> N
     assert said in str(caught.value)
     with pytest.raises(ValueError, match="no layers"):
         find_layer(pb.NetParameter(), name or "a")
+
+
+def test_binary_net_with_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
+    net = pb.NetParameter(name="n")
+    net.layer.add(name="XX", type="Input")
+    path = tmp_path / "gbk.caffemodel"
+    path.write_bytes(net.SerializeToString().replace(b"XX", b"\xd6\xd0"))
+    for read in (read_net, read_weights):
+        with pytest.raises(ValueError, match=r"LayerParameter.name is b'.xd6.xd0'.* not UTF-8"):
+            read(path)

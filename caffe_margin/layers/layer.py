@@ -49,7 +49,7 @@ class Blob:
     def diff(self) -> FloatArray:
         """The gradient: zeros until somebody writes to it."""
         if self._diff is None:
-            self._diff = np.zeros_like(self.data)
+            self._diff = np.zeros(self.data.shape, self.data.dtype)  # C order, whatever data has
         return self._diff
 
     def reshape(self, *shape: int) -> None:
@@ -92,7 +92,6 @@ class Layer:
         self.blobs = BlobVec()
         self.loss_weight = (*layer_param.loss_weight, self.default_loss_weight)[0]
         self.param_propagate_down = [spec.lr_mult != 0 for spec in layer_param.param]
-        self._is_set_up = False
         self._bottom: list[Blob] | None = None
         self._top: list[Blob] = []
 
@@ -101,7 +100,7 @@ class Layer:
         raise NotImplementedError
 
     def layer_setup(self, bottom: Sequence[BlobLike], top: Sequence[BlobLike]) -> None:
-        """Read the parameters and make the weights: once, before the first `reshape`."""
+        """Make the parameters unless there are some: before the first `reshape`."""
 
     def reshape(self, bottom: Sequence[BlobLike], top: Sequence[BlobLike]) -> None:
         """Give the tops their shapes."""
@@ -125,15 +124,18 @@ class Layer:
         Raises:
             ValueError: as the layer says; its state is then as it was.
         """
-        blobs = [Blob(np.asarray(array)) for array in bottom]
+        blobs = [Blob(as_native(array)) for array in bottom]
         self.check(blobs)
         tops = range(len(self.layer_param.top) or 1)
         top = [Blob(np.empty(0, blobs[0].data.dtype)) for _ in tops]
-        if not self._is_set_up:
+        parameters = len(self.blobs)
+        try:
             self.layer_setup(blobs, top)
-            self._is_set_up = True
-        self.reshape(blobs, top)
-        self.forward_cpu(blobs, top)
+            self.reshape(blobs, top)
+            self.forward_cpu(blobs, top)
+        except ValueError:
+            del self.blobs[parameters:]
+            raise
         self._bottom, self._top = blobs, top
         return top[0].data
 
@@ -141,8 +143,9 @@ class Layer:
         """Return the gradient with respect to the first bottom; add the parameters' to their diff.
 
         Args:
-            top_diff: gradient with respect to the first top, of its shape and dtype. None stands
-                for `loss_weight`, which is all that a layer with a loss for its top needs.
+            top_diff: gradient with respect to the first top, of its shape and dtype; a Python
+                number for a scalar top. None stands for `loss_weight`, which is all that a layer
+                with a loss for its top needs.
 
         Raises:
             ValueError: ``top_diff`` has another shape or dtype, or is None for a layer whose top
@@ -154,11 +157,13 @@ class Layer:
             raise RuntimeError(f"layer {name!r}: backward needs a forward before it")
         top = self._top[0].data
         if top_diff is None:
-            if not self.loss_weight:
+            if not (self.layer_param.loss_weight or self.default_loss_weight):
                 raise ValueError(f"the top of layer {name!r} is no loss: backward needs its diff")
             diff = np.full_like(top, self.loss_weight)
+        elif isinstance(top_diff, int | float):
+            diff = np.asarray(top_diff, top.dtype)
         else:
-            diff = np.asarray(top_diff)
+            diff = as_native(top_diff)
         if diff.shape != top.shape or diff.dtype != top.dtype:
             raise ValueError(
                 f"top_diff is {describe(diff)}, but the top of layer {name!r} is {describe(top)}"
@@ -167,6 +172,12 @@ class Layer:
         given = Blob(top, np.ascontiguousarray(diff))
         self.backward_cpu([given, *self._top[1:]], [True, False], bottom)
         return bottom[0].diff
+
+
+def as_native(array: ArrayLike) -> NDArray:
+    """Return an array in the machine's byte order, itself if it is."""
+    array = np.asarray(array)
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
 def describe(array: NDArray) -> str:

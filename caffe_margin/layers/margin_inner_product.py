@@ -24,11 +24,12 @@ from caffe_margin.layers.layer import (
     FloatArray,
     Layer,
     as_labels,
+    as_native,
     canonical_axis,
     check_dtype,
     describe,
 )
-from caffe_margin.shapes import infer_shapes
+from caffe_margin.shapes import shapes_of
 
 if TYPE_CHECKING:
     from caffe_margin.kernels.line_by_line import LineByLine
@@ -103,10 +104,10 @@ class MarginInnerProduct(Layer):
         self.engine = _make_engine(engine, self.m, self.gradient)
         self.dtype: np.dtype[Any] | None = None if dtype is None else np.dtype(dtype)
         self._rng = np.random.default_rng(rng)
-        self._K: int | None = None
+        self._K_in_net: int | None = None
         if layer_param.blobs:
-            weight = prototxt.blob_to_array(layer_param.blobs[0])
-            self.weight = weight.reshape(weight.shape[-2:])
+            what = f"the weight in layer {layer_param.name!r}"
+            self.weight = as_matrix(prototxt.blob_to_array(layer_param.blobs[0]), what)
 
     @classmethod
     def from_net(
@@ -130,16 +131,19 @@ class MarginInnerProduct(Layer):
         train = prototxt.filter_net(net, "TRAIN")
         layer_param = prototxt.find_layer(train, name, cls.type)
         layer = cls(layer_param, gradient=gradient, engine=engine, dtype=dtype, rng=rng)
-        if layer._K is None:
-            (shapes,) = (s for s in infer_shapes(train) if s.name == layer_param.name)
-            if shapes.params and None not in shapes.params[0]:
-                layer._K = shapes.params[0][1]
+        params = shapes_of(train, layer_param).params
+        layer._K_in_net = params[0][1] if params else None
         return layer
 
     @property
     def num_output(self) -> int:
         """N, the number of classes."""
         return self.param.num_output
+
+    @property
+    def _K(self) -> int | None:
+        """K of the weight, or the one the net says; None where neither is known."""
+        return self.blobs[0].data.shape[1] if self.blobs else self._K_in_net
 
     @property
     def weight(self) -> FloatArray:
@@ -160,8 +164,9 @@ class MarginInnerProduct(Layer):
 
     @weight.setter
     def weight(self, value: ArrayLike) -> None:
-        weight = np.asarray(value)
+        weight = as_native(value)
         check_dtype(weight, "the weight")
+        weight = np.array(weight, self.dtype, order="C")
         K = self._K
         if weight.ndim != 2 or len(weight) != self.num_output or K not in (None, weight.shape[1]):
             raise ValueError(
@@ -169,10 +174,10 @@ class MarginInnerProduct(Layer):
                 f"({self.num_output}, {'K' if K is None else K})"
             )
         row_lengths(weight, "the weight")
-        if not self.blobs or (self.dtype or self.blobs[0].data.dtype) != weight.dtype:
-            self.blobs[:] = [Blob(weight.astype(self.dtype or weight.dtype, order="C"))]
-        self.blobs[0].data[...] = weight
-        self._K = weight.shape[1]
+        if self.blobs and self.blobs[0].data.dtype == weight.dtype:
+            self.blobs[0].data[...] = weight
+        else:
+            self.blobs[:] = [Blob(weight)]
 
     def _fill_weight(self, dtype: np.dtype[np.floating], K: int) -> None:
         shape = (self.num_output, K)
@@ -230,7 +235,6 @@ class MarginInnerProduct(Layer):
                 f"bottom[0] is {x.shape}, which makes K {K}, but the weight of layer "
                 f"{self.layer_param.name!r} is {shape}"
             )
-        self._K = K
 
     def reshape(self, bottom: Sequence[BlobLike], top: Sequence[BlobLike]) -> None:
         """Shape the tops. Source: ``Reshape``."""
@@ -291,6 +295,17 @@ class MarginInnerProduct(Layer):
             self.blobs[0].diff if self.param_propagate_down[0] else None,
             bottom[0].diff.reshape(M, K) if propagate_down[0] else None,
         )
+
+
+def as_matrix(blob: FloatArray, what: str) -> FloatArray:
+    """Return a blob as (N, K): old files write it as (1, 1, N, K).
+
+    Raises:
+        ValueError: it is no matrix with ones before it.
+    """
+    if blob.ndim < 2 or any(dim != 1 for dim in blob.shape[:-2]):
+        raise ValueError(f"{what} is {blob.shape}; it must be (N, K)")
+    return blob.reshape(blob.shape[-2:])
 
 
 def row_lengths(rows: FloatArray, what: str) -> FloatArray:

@@ -97,7 +97,7 @@ class SoftmaxWithLoss(Layer):
 
         outer, class_, inner = self._label_indices(bottom)
         label_prob = prob[outer, class_, inner]
-        loss = -np.log(np.maximum(label_prob, FLT_MIN.astype(prob.dtype))).sum()
+        loss = 0 - np.log(np.maximum(label_prob, FLT_MIN.astype(prob.dtype))).sum()
         top[0].data[...] = loss / self._normalizer(shape, len(class_))
         if len(top) == 2:
             top[1].data[...] = self.prob

@@ -310,6 +310,32 @@ def test_non_contiguous_arrays(engine):
         np.testing.assert_allclose(a, b, rtol=1e-12)
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 3, 1, 2), (3, 2, 1, 0)])
+def test_bottoms_of_four_axes_in_any_memory_order(order, engine):
+    rng = np.random.default_rng(0)
+    memory = rng.normal(size=(3, 3, 3, 3))
+    x, label, top_diff = memory.transpose(order), np.arange(3), rng.normal(size=(3, 5))
+    layer, expected = make_layer(engine=engine, rng=0), make_layer(engine=engine, rng=0)
+    np.testing.assert_array_equal(
+        layer.forward(x, label), expected.forward(np.ascontiguousarray(x).reshape(3, 27), label)
+    )
+    got = layer.backward(top_diff)
+    assert got.any()
+    np.testing.assert_array_equal(got, expected.backward(top_diff).reshape(3, 3, 3, 3))
+
+
+def test_big_endian_arrays(engine):
+    x, label, weight, top_diff = make_batch()
+    layer, swapped = make_layer(engine=engine), make_layer(engine=engine)
+    layer.weight, swapped.weight = weight, weight.astype(">f8")
+    np.testing.assert_array_equal(
+        swapped.forward(x.astype(">f8"), label.astype(">i8")), layer.forward(x, label)
+    )
+    np.testing.assert_array_equal(
+        swapped.backward(top_diff.astype(">f8")), layer.backward(top_diff)
+    )
+
+
 # Set-up
 
 
@@ -343,6 +369,41 @@ def test_setting_the_weight_copies_and_keeps_the_diff():
     assert layer.weight is held
     assert held.any()
     np.testing.assert_array_equal(layer.blobs[0].diff, 3)
+
+
+def test_setting_a_weight_of_another_dtype():
+    _, _, weight, _ = make_batch()
+    layer = make_layer(dtype="float32")
+    layer.weight = weight
+    blob = layer.blobs[0]
+    blob.diff[...] = 3
+    layer.weight = 2 * weight
+    assert layer.blobs[0] is blob
+    np.testing.assert_array_equal(blob.diff, 3)
+    # judged in the dtype that is kept
+    with pytest.raises(ValueError, match="row 0 of the weight is so short"):
+        layer.weight = np.full((5, 4), 1e-30)
+
+
+def test_from_net_with_layers_that_share_a_name():
+    net = text_format.Parse(
+        """
+        layer { type: "Input" top: "x" top: "y"
+                input_param { shape { dim: 8 dim: 6 } shape { dim: 8 } } }
+        layer { type: "MarginInnerProduct" bottom: "x" bottom: "y" top: "z"
+                margin_inner_product_param { num_output: 7 weight_filler { type: "xavier" } } }
+        """,
+        pb.NetParameter(),
+    )
+    assert MarginInnerProduct.from_net(net).weight.shape == (7, 6)
+
+
+def test_weight_in_the_message_of_a_wrong_shape():
+    for shape in ((20,), (2, 5, 4), (4, 5)):
+        layer_param = make_layer().layer_param
+        layer_param.blobs.add(data=[1.0] * int(np.prod(shape))).shape.dim.extend(shape)
+        with pytest.raises(ValueError, match=r"weight.*\(5, K\)|weight.*must be \(N, K\)"):
+            MarginInnerProduct(layer_param)
 
 
 def test_from_net_learns_K_from_the_layer_below():
@@ -451,6 +512,18 @@ def test_bad_first_forward_sets_nothing_up(engine):
     assert layer.iteration == 0
     assert not layer.blobs
     assert layer.forward(x[:, :3].copy(), label).shape == (6, 5)
+
+
+def test_first_forward_that_fails_on_the_weight_leaves_none(engine):
+    """Caffe's default filler is the constant 0."""
+    x, label, weight, _ = make_batch()
+    layer = make_layer(engine=engine)
+    layer.param.ClearField("weight_filler")
+    with pytest.raises(ValueError, match=r"row 0 of the weight.* is zero"):
+        layer.forward(x[:, :2].copy(), label)
+    assert not layer.blobs
+    layer.weight = weight
+    assert layer.forward(x, label).shape == (6, 5)
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,33 @@ def test_loss_weight_scales_the_gradient_not_the_loss(batch):
     np.testing.assert_allclose(weighted.backward(), 2.5 * plain.backward(), rtol=1e-6)
 
 
+def test_loss_weight_of_zero(batch):
+    layer = make_layer("loss_weight: 0")
+    layer.forward(*batch)
+    np.testing.assert_array_equal(layer.backward(), 0)
+    np.testing.assert_array_equal(layer.backward(2.0), 2 * plain_gradient(*batch))
+
+
+def plain_gradient(scores, label):
+    layer = make_layer()
+    layer.forward(scores, label)
+    return layer.backward()
+
+
+def test_scores_of_four_axes_in_any_memory_order():
+    rng = np.random.default_rng(0)
+    scores, label = rng.normal(size=(3, 4, 2, 2)), rng.integers(4, size=(3, 2, 2))
+    got = plain_gradient(np.asfortranarray(scores), label)
+    assert got.any()
+    np.testing.assert_array_equal(got, plain_gradient(scores, label))
+
+
+def test_loss_of_nothing_to_lose_has_no_sign():
+    loss = make_layer().forward(np.zeros((2, 1)), [0, 0])
+    assert loss == 0
+    assert not np.signbit(loss)
+
+
 def test_axis_and_second_top(batch):
     scores, label = batch
     layer = make_layer('top: "loss" top: "prob" softmax_param { axis: -2 }')
