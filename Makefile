@@ -1,4 +1,4 @@
-# make compare    run the main job: the paper's gradient against the exact one
+# make compare    run the main job, the paper's gradient against the exact one, and write its page
 # make test       run the tests
 # make lint       ruff and mypy
 # make clean      remove what the others made
@@ -11,7 +11,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
 .DELETE_ON_ERROR:
 
 compare: .venv/installed
-	@$(BIN)/caffe-margin compare models/sphereface_model.prototxt
+	@$(BIN)/caffe-margin compare models/sphereface_model.prototxt --report build/compare
 
 test: .venv/installed-dev
 	@$(BIN)/python -m pytest

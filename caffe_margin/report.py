@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from caffe_margin.compare import Comparison, Difference
+from caffe_margin.dumps import Check, Verification
+from caffe_margin.geometry import Claims
+from caffe_margin.schedule import Step
 from caffe_margin.shapes import LayerShapes, Shape
 
-PIPE_WIDTH = 100
-"""Columns where the output is no terminal."""
+PIPE_WIDTH = 1000
+"""Columns where the output is no terminal: nothing is folded there."""
 
 
 def console() -> Console:
-    """Return a console on standard output; in a pipe the lines are not folded to 80 columns."""
-    out = Console(highlight=False)
-    return out if out.is_terminal else Console(highlight=False, width=PIPE_WIDTH)
+    """Return a console on standard output; in a pipe the lines are not folded."""
+    out = Console(highlight=False, emoji=False)
+    if not out.is_terminal:
+        out.width = PIPE_WIDTH
+    return out
 
 
 def inspect_table(layers: Sequence[LayerShapes]) -> Table:
@@ -28,11 +34,16 @@ def inspect_table(layers: Sequence[LayerShapes]) -> Table:
         table.add_column(title, overflow="fold")
     table.add_column("params", justify="right")
     for layer in layers:
-        tops = "  ".join(f"{escape(top)} {show_shape(shape)}" for top, shape in layer.tops.items())
+        tops = "  ".join(f"{plain(top)} {show_shape(shape)}" for top, shape in layer.tops.items())
         if layer.problem:
-            tops = f"{tops}\n[red]{escape(layer.problem)}[/red]"
-        table.add_row(escape(layer.name), escape(layer.type), tops, show_count(layer.param_count))
+            tops = f"{tops}\n[red]{plain(layer.problem)}[/red]"
+        table.add_row(plain(layer.name), plain(layer.type), tops, show_count(layer.param_count))
     return table
+
+
+def plain(text: str) -> str:
+    """Return a stranger's text without markup, and with ``?`` for what moves a terminal."""
+    return escape("".join(c if c.isprintable() else "?" for c in text))
 
 
 def show_shape(shape: Shape | None) -> str:
@@ -67,4 +78,86 @@ def compare_table(comparison: Comparison) -> Table:
         alone = sum(measure.rule.departures.values()) == 1
         name = f"  only {name}" if alone else f"[bold]{name}[/bold]"
         table.add_row(name, *cells(measure.bottom_diff), *cells(measure.weight_diff))
+    return table
+
+
+def verify_lines(verifications: Mapping[str, Verification], verbose: bool) -> Iterator[str]:
+    """Yield a line a recording, and with ``verbose`` a line a blob; then what is out of tolerance.
+
+    These are lines and no table: a path is never folded, so that a program may read them.
+    """
+
+    def cells(check: Check) -> tuple[str, ...]:
+        return (
+            check.dtype,
+            f"{check.absolute:.2e}",
+            f"{check.relative:.2e}",
+            f"{check.ulps:.1f}" if check.ulps < 1e5 else f"{check.ulps:.0e}",
+            "ok" if check.ok else "DIFFERS",
+        )
+
+    rows: list[tuple[str, ...]] = [
+        ("recording", "kind", "farthest off", "dtype", "absolute", "relative", "ulps", "verdict")
+    ]
+    for path, verification in verifications.items():
+        worst = verification.worst
+        rows.append((path, verification.kind, worst.blob, *cells(worst)))
+        if verbose:
+            for check in verification.checks:
+                rows.append((f"  {check.blob}", check.engine, str(check.index), *cells(check)))
+    if len(rows) > 1:
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            aligned = [
+                cell.rjust(width) if 4 <= i <= 6 else cell.ljust(width)
+                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ]
+            yield "  ".join(aligned).rstrip()
+    for path, verification in verifications.items():
+        if verification.ok:
+            continue
+        worst = verification.worst
+        others = sum(not check.ok for check in verification.checks) - 1
+        engine = f" ({worst.engine})" if worst.engine else ""
+        yield (
+            f"{path}: {worst.blob}{engine} differs at {worst.index}: {worst.computed:.9g}, "
+            f"recorded {worst.recorded:.9g}; off by {worst.relative:.2e} of the blob's largest, "
+            f"tolerance {worst.rtol:g}" + (f"; {others} more" if others else "")
+        )
+    failed = sum(not verification.ok for verification in verifications.values())
+    yield f"{len(verifications)} replayed, {failed} out of tolerance"
+
+
+def schedule_table(steps: Sequence[Step]) -> Table:
+    """Return a row a Forward: lambda, and the share of the margin that is in force."""
+    table = Table(box=None, pad_edge=False)
+    for title in ("iteration", "lambda", "margin in force"):
+        table.add_column(title, justify="right")
+    table.add_column("")
+    for step in steps:
+        share = f"{100 * step.share:.3g} %"
+        table.add_row(str(step.iteration), f"{step.lambda_:.6g}", share, step.note)
+    return table
+
+
+def geometry_table(shown: Sequence[Claims]) -> Table:
+    """Return a row an m: where the decision boundaries lie, and the margin between them."""
+    table = Table(box=None, pad_edge=False)
+    for title in (
+        "m",
+        "boundary,\ninner side",
+        "\nouter side",
+        "width of\na class",
+        "margin\nbetween",
+        "no class wider\nthan the margin",
+    ):
+        table.add_column(title, justify="right")
+    for found in shown:
+        outer, inner = (math.degrees(reach) for reach in found.reach[0])
+        width, margin = math.degrees(found.within), math.degrees(found.between)
+        table.add_row(
+            f"{found.m:g}",
+            *(f"{angle:.3f}" for angle in (inner, outer, width, margin)),
+            "yes" if found.is_enough else "no",
+        )
     return table

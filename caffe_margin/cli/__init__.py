@@ -13,9 +13,9 @@ import warnings
 from collections.abc import Sequence
 from importlib import metadata
 
-from caffe_margin.cli import compare, inspect
+from caffe_margin.cli import compare, geometry, inspect, plugin, record, schedule, verify
 
-COMMANDS = (compare, inspect)
+COMMANDS = (compare, inspect, schedule, verify, record, plugin, geometry)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except OSError as error:
         reason = error.strerror or str(error)
-        return _fail(f"{error.filename}: {reason}" if error.filename else reason)
+        return _fail(reason if error.filename is None else f"{error.filename!r}: {reason}")
     except (ValueError, MemoryError) as error:
         return _fail(str(error) or "out of memory")
 

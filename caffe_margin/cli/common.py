@@ -7,7 +7,10 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from caffe_margin import caffe_margin_pb2 as pb
 
 T = TypeVar("T")
 
@@ -41,6 +44,15 @@ def add_net(command: argparse.ArgumentParser) -> None:
     command.add_argument("--strict", action="store_true", help="refuse fields the schema lacks")
 
 
+def read_net(options: argparse.Namespace) -> pb.NetParameter:
+    """Return the net at NET, the plugin's layers as what they stand for."""
+    from caffe_margin import prototxt, rewrite
+
+    net = prototxt.read_net(options.net, strict=options.strict)
+    rewrite.restore(net)
+    return net
+
+
 def add_json(command: argparse.ArgumentParser) -> None:
     """Add --json."""
     command.add_argument("--json", action="store_true", help="print JSON")
@@ -48,15 +60,15 @@ def add_json(command: argparse.ArgumentParser) -> None:
 
 def positive(text: str) -> int:
     """Parse a whole number above 0."""
-    if (value := int(text)) < 1:
+    if (value := not_negative(text)) == 0:
         raise argparse.ArgumentTypeError(f"{text} is not positive")
     return value
 
 
 def not_negative(text: str) -> int:
-    """Parse a whole number, 0 or above."""
-    if (value := int(text)) < 0:
-        raise argparse.ArgumentTypeError(f"{text} is negative")
+    """Parse a whole number from 0 to what an int32 of the schema holds."""
+    if not 0 <= (value := int(text)) < 2**31:
+        raise argparse.ArgumentTypeError(f"{text} is not within 0 to {2**31 - 1}")
     return value
 
 

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import math
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from caffe_margin.cli.batch import (
+    DEFAULT_BATCH,
+    DESCRIPTION,
+    add_batch,
+    choose_iteration,
+    read_batch,
+    read_layer,
+)
 from caffe_margin.cli.common import (
     Commands,
     add_command,
-    add_json,
-    add_net,
     not_negative,
-    positive,
     print_json,
     progress,
 )
@@ -21,10 +27,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from caffe_margin import caffe_margin_pb2 as pb
+    from caffe_margin.compare import Comparison
     from caffe_margin.layers.layer import FloatArray
-
-DEFAULT_BATCH = 256
-"""Samples where neither the net nor --batch says."""
 
 
 def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -37,137 +41,118 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
         description=(
             "Run the MarginInnerProduct layer and SoftmaxWithLoss on one batch, and hold the\n"
             "authors' gradient, and each of its three departures alone, against the exact\n"
-            "gradient.\n\n"
-            "Without --features the batch is drawn so that the angles between samples and their\n"
-            "own classes cover 0 to pi. FILE.npz holds x, (M, K) float32 or float64, and label,\n"
-            "(M,), and may hold weight, (N, K): numpy.savez('FILE.npz', x=x, label=label)."
+            f"gradient.\n\n{DESCRIPTION}\n\n"
+            "With --report the page index.html, its pictures and report.json, with every number,\n"
+            "are written into a folder of their own. A former report there is replaced."
         ),
-        example="caffe-margin compare models/sphereface_model.prototxt --iteration 28000",
+        example="caffe-margin compare models/sphereface_model.prototxt --features digits "
+        "--report build/digits --train 300",
     )
-    add_net(command)
-    add_json(command)
-    command.add_argument("--layer", metavar="NAME", help="which layer, where a net has several")
+    add_batch(command)
+    command.add_argument("--report", metavar="DIR", help="write a page about it, for a browser")
     command.add_argument(
-        "--batch", metavar="M", type=positive, help="samples to draw (default: the net's batch)"
-    )
-    command.add_argument(
-        "--iteration",
-        metavar="I",
+        "--train",
+        metavar="ITERS",
         type=not_negative,
-        help="which Forward, for lambda (default: where lambda reaches lambda_min)",
+        default=0,
+        help="on the page, train the head on the features for so long (default: 0, not at all)",
     )
     command.add_argument(
-        "--seed", type=not_negative, default=0, help="for whatever is drawn (default: 0)"
+        "--lr", metavar="RATE", type=_rate, default=0.1, help="learning rate there (default: 0.1)"
     )
-    command.add_argument(
-        "--dtype", choices=["float32", "float64"], help="(default: the features', or float32)"
-    )
-    command.add_argument("--features", metavar="FILE.npz", help="x, label, and optionally weight")
-    command.add_argument("--weights", metavar="FILE.caffemodel", help="take the weight from here")
+
+
+def _rate(text: str) -> float:
+    if not 0 < (value := float(text)) < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the table."""
-    from caffe_margin import prototxt, report
-    from caffe_margin.compare import compare, iteration_of_lambda_min
+    """Print the table, and write the page."""
+    from caffe_margin import report
+    from caffe_margin.compare import compare
 
-    net = prototxt.filter_net(prototxt.read_net(options.net, strict=options.strict), "TRAIN")
-    layer_param = prototxt.find_layer(net, options.layer, "MarginInnerProduct")
-    x, label, weight, sources = _batch(options, net, layer_param)
+    if options.train and not options.report:
+        raise ValueError("--train is a part of the page: give --report DIR too")
+    net, layer_param = read_layer(options)
+    x, label, weight, sources = read_batch(options, net, layer_param)
+    iteration, reason = choose_iteration(options, layer_param)
     param = layer_param.margin_inner_product_param
-    iteration, reason = options.iteration, "as asked"
-    if iteration is None:
-        iteration, reason = iteration_of_lambda_min(param), "where lambda reaches lambda_min"
-    if iteration is None:
-        iteration, reason = param.iteration + 1, "the first Forward"
-    with progress("rules", options.json) as track:
-        comparison = compare(layer_param, x, label, weight, iteration, track)
+    facts = {
+        "net": net.name or options.net,
+        "layer": layer_param.name,
+        "type": type(param).MarginType.Name(param.type),
+        "iteration": reason,
+        **sources,
+    }
+    page = None
+    with ExitStack() as stack:
+        folder = None
+        if options.report:
+            from caffe_margin.folder import replacing
+            from caffe_margin.page import PAGE
+
+            folder = stack.enter_context(replacing(options.report))
+            page = str(Path(options.report, PAGE))
+        with progress("rules", options.json) as track:
+            comparison = compare(layer_param, x, label, weight, iteration, track)
+        if folder:
+            _write_page(folder, options, comparison, layer_param, x, label, weight, facts)
+
     if options.json:
-        print_json({"net": net.name, "layer": layer_param.name, **sources, **comparison.as_dict()})
+        where = {} if page is None else {"report": page}
+        print_json(
+            {"net": net.name, "layer": facts["layer"], **sources, **where, **comparison.as_dict()}
+        )
         return 0
     M, N, K = comparison.shape
-    type_ = type(param).MarginType.Name(param.type)
-    print(f"layer     {layer_param.name}: {type_} (m = {comparison.m}), ", end="")
+    print(f"layer     {facts['layer']}: {facts['type']} (m = {comparison.m}), ", end="")
     print(f"M = {M}, N = {N}, K = {K}, {comparison.dtype}")
     print(f"lambda    {comparison.lambda_:.6g} at iteration {iteration}, {reason}")
-    print(f"features  {sources['features']}")
-    print(f"weight    {sources['weight']}")
+    print(f"features  {facts['features']}")
+    print(f"weight    {facts['weight']}")
     print(f"loss      {comparison.loss:.6g}, under every rule\n")
     report.console().print(report.compare_table(comparison))
+    if page:
+        print(f"\nthe page is in\n{page}")
     return 0
 
 
-def _batch(
-    options: argparse.Namespace, net: pb.NetParameter, layer_param: pb.LayerParameter
-) -> tuple[FloatArray, np.ndarray, FloatArray, dict[str, str]]:
-    """Return features, labels and weight, and where they come from, in words."""
-    import numpy as np
+def _write_page(
+    folder: Path,
+    options: argparse.Namespace,
+    comparison: Comparison,
+    layer_param: pb.LayerParameter,
+    x: FloatArray,
+    label: np.ndarray,
+    weight: FloatArray,
+    facts: dict[str, str],
+) -> None:
+    import shlex
+    import sys
 
-    from caffe_margin import dumps, fillers
-    from caffe_margin.compare import draw_features
-    from caffe_margin.layers.layer import canonical_axis
-    from caffe_margin.shapes import infer_shapes
+    from caffe_margin import caffe_margin_pb2 as pb
+    from caffe_margin.measures.study import study
+    from caffe_margin.page import write_page
 
-    name, param = layer_param.name, layer_param.margin_inner_product_param
-    given = dumps.read_arrays(options.features) if options.features else {}
-    if options.features and not {"x", "label"} <= given.keys():
-        raise ValueError(
-            f"{options.features} holds {', '.join(given) or 'nothing'}; it must hold x and label"
-        )
-    bottom: Any
-    if "x" in given:
-        bottom = given["x"].shape
-        dtype = np.dtype(options.dtype or given["x"].dtype)
-    else:
-        (shapes,) = (s for s in infer_shapes(net) if s.name == name)
-        bottom = shapes.bottoms.get(layer_param.bottom[0]) if layer_param.bottom else None
-        bottom = bottom or (None, None)
-        dtype = np.dtype(options.dtype or np.float32)
-    axis = canonical_axis(param.axis, bottom, name)
-    lead, rest = bottom[:axis], bottom[axis:]
-
-    rng = np.random.default_rng(options.seed)
-    if options.weights:
-        weight, source = _weight_of(options.weights, name), f"from {options.weights}"
-    elif "weight" in given:
-        weight, source = given["weight"], f"from {options.features}"
-    elif None not in rest:
-        filler = param.weight_filler
-        weight = fillers.fill(filler, (param.num_output, math.prod(rest)), rng, dtype.type)
-        source = f"drawn by the filler {filler.type!r}, seed {options.seed}"
-    else:
-        raise ValueError(
-            f"the net does not say how many features layer {name!r} gets: give --features or "
-            f"--weights"
-        )
-    weight = weight.astype(dtype)
-
-    if "x" in given:
-        x, label = given["x"].astype(dtype)[: options.batch], given["label"][: options.batch]
-        return x, label, weight, {"features": f"from {options.features}", "weight": source}
-    lead = (options.batch or lead[0] or DEFAULT_BATCH, *lead[1:])
-    if None in lead:
-        raise ValueError(f"the net does not say the shape of the bottom of layer {name!r}")
-    x, label = draw_features(weight, math.prod(lead), rng)
-    return (
-        x.reshape(*lead, *(rest if None not in rest else weight.shape[1:])),
-        label.reshape(lead),
-        weight,
-        {
-            "features": f"drawn, angles to the own class cover 0 to pi, seed {options.seed}",
-            "weight": source,
-        },
+    # The authors' own solver, but for its steps in the learning rate.
+    solver_param = pb.SolverParameter(
+        base_lr=options.lr, lr_policy="fixed", momentum=0.9, weight_decay=0.0005
     )
-
-
-def _weight_of(path: str, name: str) -> FloatArray:
-    """Return the weight of a layer in a .caffemodel, (N, K)."""
-    from caffe_margin import prototxt
-
-    weights = prototxt.read_weights(path)
-    if not weights.get(name):
-        raise ValueError(
-            f"{path} has no weight for layer {name!r}; it has {', '.join(weights) or 'none'}"
+    with progress("measures", options.json) as track:
+        measured = study(
+            comparison,
+            layer_param,
+            x,
+            label,
+            weight,
+            train_iterations=options.train,
+            train_batch=DEFAULT_BATCH,
+            solver_param=solver_param,
+            seed=options.seed,
+            track=track,
         )
-    weight = weights[name][0]
-    return weight.reshape(weight.shape[-2:])
+    with progress("pictures", options.json) as track:
+        command = shlex.join(["caffe-margin", *sys.argv[1:]])
+        write_page(folder, measured, facts, command, track)

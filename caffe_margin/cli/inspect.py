@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from caffe_margin.cli.common import Commands, add_command, add_json, add_net, print_json
+from caffe_margin.cli.common import Commands, add_command, add_json, add_net, print_json, read_net
 
 
 def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -27,7 +27,7 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
     )
     command.add_argument(
         "--shape",
-        metavar="BLOB=D,D,…",
+        metavar="BLOB=D,D,...",
         action="append",
         default=[],
         type=_shape,
@@ -50,8 +50,7 @@ def run(options: argparse.Namespace) -> int:
     """Print the listing."""
     from caffe_margin import prototxt, report, shapes
 
-    net = prototxt.read_net(options.net, strict=options.strict)
-    net = prototxt.filter_net(net, options.phase)
+    net = prototxt.filter_net(read_net(options), options.phase)
     layers = shapes.infer_shapes(net, dict(options.shape))
     total = shapes.count_params(layers)
     if options.json:

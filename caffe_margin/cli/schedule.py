@@ -6,6 +6,7 @@ import argparse
 import os
 from typing import TYPE_CHECKING
 
+from caffe_margin.cli.batch import read_layer
 from caffe_margin.cli.common import (
     Commands,
     add_command,
@@ -61,12 +62,9 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the table, or the line."""
-    from caffe_margin import prototxt, report, rewrite, schedule
+    from caffe_margin import prototxt, report, schedule
 
-    net = _read_net(options)
-    rewrite.restore(net)
-    net = prototxt.filter_net(net, "TRAIN")
-    layer = prototxt.find_layer(net, options.layer, "MarginInnerProduct")
+    net, layer = _read_layer(options)
     param = layer.margin_inner_product_param
     solver = prototxt.read_solver(options.solver, strict=options.strict) if options.solver else None
     if options.solverstate:
@@ -80,7 +78,12 @@ def run(options: argparse.Namespace) -> int:
         )
     steps = schedule.steps(param, last, _learning_rates(solver))
     if options.plot:
-        report.plot_schedule(param, last, f"{net.name or options.net}: {layer.name}", options.plot)
+        from caffe_margin import figures
+
+        within = reached if reached is not None and reached <= last else None
+        title = f"{net.name or options.net}: {layer.name}"
+        figure = figures.run_schedule(*schedule.curve(param, last), within, title)
+        figures.save(figure, options.plot)
     if options.json:
         print_json(
             {
@@ -100,32 +103,30 @@ def run(options: argparse.Namespace) -> int:
             }
         )
         return 0
-    out = report.console()
     margin = type(param).MarginType.Name(param.type)
-    out.print(
-        f"layer   {layer.name}: {margin} (m = {param.type + 1})", markup=False, soft_wrap=True
-    )
-    out.print(
+    print(f"layer   {layer.name}: {margin} (m = {param.type + 1})")
+    print(
         f"lambda  max({param.base:g} (1 + {param.gamma:g} iteration)^-{param.power:g}, "
-        f"{param.lambda_min:g}), iterations {param.iteration + 1} to {last}: {why}\n",
-        markup=False,
-        soft_wrap=True,
+        f"{param.lambda_min:g}), iterations {param.iteration + 1} to {last}: {why}\n"
     )
-    out.print(report.schedule_table(steps))
+    report.console().print(report.schedule_table(steps))
     if param.type == param.SINGLE:
-        out.print("\nSINGLE has no margin: lambda changes nothing")
+        print("\nSINGLE has no margin: lambda changes nothing")
     elif reached is None:
-        out.print("\nlambda never comes down to lambda_min")
+        print("\nlambda never comes down to lambda_min")
     elif reached > last:
-        out.print(f"\nlambda_min is not reached; it would be at iteration {reached}")
+        print(f"\nlambda_min is not reached; it would be at iteration {reached}")
     return 0
 
 
-def _read_net(options: argparse.Namespace) -> pb.NetParameter:
+def _read_layer(
+    options: argparse.Namespace,
+) -> tuple[pb.NetParameter, pb.LayerParameter]:
+    """Return net and layer; a solver in the net's place is told where it goes."""
     from caffe_margin import prototxt
 
     try:
-        return prototxt.read_net(options.net, strict=options.strict)
+        return read_layer(options)
     except prototxt.ParseError:
         try:
             solver = prototxt.read_solver(options.net)

@@ -1,0 +1,122 @@
+"""The gradient check: each rule's derivatives against differences of the true loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from caffe_margin.gradient import GradientRule
+from caffe_margin.layers.layer import FloatArray
+from caffe_margin.measures.objective import Gradients, Objective
+
+TOLERANCE = 1e-3
+"""Largest disagreement that passes: the threshold that Caffe's own layer tests use."""
+
+STEP = 1e-5
+"""Step of the difference quotient, over the length of the row it moves."""
+
+WEIGHT_ROWS = 8
+"""Rows of the weight that are checked; each costs two Forwards."""
+
+
+@dataclass(frozen=True)
+class CheckedDerivatives:
+    """One rule's directional derivatives of one blob beside the measured ones.
+
+    Attributes:
+        rule: the rule.
+        blob: ``bottom`` or ``weight``.
+        claimed: the rule's gradient times the direction.
+        measured: central difference quotient of the true loss along it.
+    """
+
+    rule: GradientRule
+    blob: str
+    claimed: FloatArray
+    measured: FloatArray
+
+    @property
+    def scale(self) -> float:
+        """Root mean square of the measured derivatives, which the disagreement is a part of."""
+        return float(np.sqrt(np.mean(self.measured**2)))
+
+    @property
+    def disagreement(self) -> FloatArray:
+        """|claimed - measured| over `scale`, a direction each."""
+        return np.abs(self.claimed - self.measured) / self.scale
+
+    @property
+    def median(self) -> float:
+        """Median of `disagreement`."""
+        return float(np.median(self.disagreement))
+
+    @property
+    def largest(self) -> float:
+        """Greatest of `disagreement`."""
+        return float(self.disagreement.max())
+
+    @property
+    def passes(self) -> bool:
+        """Whether no direction disagrees by `TOLERANCE` or more."""
+        return self.largest < TOLERANCE
+
+
+def check_gradients(
+    objective: Objective,
+    x: FloatArray,
+    weight: FloatArray,
+    gradients: Mapping[GradientRule, Gradients],
+    rng: np.random.Generator,
+) -> list[CheckedDerivatives]:
+    """Check each rule's gradients along directions that mix x, w_y and noise.
+
+    A sample's loss depends on no other sample, so all M are moved at once, each along a direction
+    of its own. Rows of the weight are moved one by one, at most `WEIGHT_ROWS` of the batch's own.
+
+    Args:
+        objective: the loss.
+        x: (M, K), float64.
+        weight: (N, K), float64, rows of unit length.
+        gradients: each rule's gradients at (x, weight).
+        rng: draws the directions.
+    """
+    M = len(x)
+    own = weight[objective.label]
+    length = np.linalg.norm(x, axis=1, keepdims=True)
+    toward = _mixed(rng, x / length, own)
+    step = STEP * length
+    losses = [objective.sample_losses(x + sign * step * toward, weight) for sign in (1, -1)]
+    bottom_measured = (losses[0] - losses[1]) / (2 * step[:, 0])
+
+    classes, samples = np.unique(objective.label, return_index=True)
+    picked = rng.permutation(len(classes))[:WEIGHT_ROWS]
+    rows, samples = classes[picked], samples[picked]
+    row_toward = _mixed(rng, (x / length)[samples], weight[rows])
+    weight_measured = np.empty(len(rows))
+    moved = weight.copy()
+    for i, row in enumerate(rows):
+        ends = []
+        for sign in (1, -1):
+            moved[row] = weight[row] + sign * STEP * row_toward[i]
+            ends.append(objective.sample_losses(x, moved).mean())
+        moved[row] = weight[row]
+        weight_measured[i] = (ends[0] - ends[1]) / (2 * STEP)
+
+    checked = []
+    for rule, gradient in gradients.items():
+        # A sample's loss is a part in M of the batch's.
+        claimed = M * np.einsum("ik,ik->i", gradient.bottom_diff, toward)
+        checked.append(CheckedDerivatives(rule, "bottom", claimed, bottom_measured))
+        claimed = np.einsum("jk,jk->j", gradient.weight_diff[rows], row_toward)
+        checked.append(CheckedDerivatives(rule, "weight", claimed, weight_measured))
+    return checked
+
+
+def _mixed(rng: np.random.Generator, a: FloatArray, b: FloatArray) -> FloatArray:
+    """Return rows of unit length: a, b and noise of unit length, mixed at random."""
+    noise = rng.normal(size=a.shape)
+    noise /= np.linalg.norm(noise, axis=1, keepdims=True)
+    mixed = sum(rng.normal(size=(len(a), 1)) * part for part in (a, b, noise))
+    return mixed / np.linalg.norm(mixed, axis=1, keepdims=True)

@@ -1,0 +1,459 @@
+import base64
+import html.parser
+import json
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from caffe_margin.cli import main
+
+pytest.importorskip("matplotlib")
+from caffe_margin import figures
+
+M, N, K = 9, 4, 6
+LAMBDA = 50 / (1 + 0.5 * 18)
+NET = f"""
+    layer {{ name: "fc<6>" type: "MarginInnerProduct" bottom: "x" bottom: "label" top: "fc"
+             margin_inner_product_param {{ num_output: {N} type: QUADRUPLE base: 50 gamma: 0.5
+                                           power: 1 lambda_min: 2 iteration: 3
+                                           weight_filler {{ type: "xavier" }} }} }}
+"""
+PICTURES = [
+    "check",
+    "coeff_norm",
+    "departures",
+    "descent",
+    "psi",
+    "pull",
+    "schedule",
+    "training",
+]
+
+
+@pytest.fixture(scope="module")
+def batch():
+    rng = np.random.default_rng(5)
+    weight = rng.normal(size=(N, K))
+    weight /= np.linalg.norm(weight, axis=1, keepdims=True)
+    return 3 * rng.normal(size=(M, K)), np.arange(M) % N, weight
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory, batch):
+    folder = tmp_path_factory.mktemp("inputs")
+    x, label, weight = batch
+    np.savez(folder / "batch.npz", x=x, label=label, weight=weight)
+    (folder / "net.prototxt").write_text(NET)
+    return folder
+
+
+def arguments(files, report, *more):
+    net, features = str(files / "net.prototxt"), str(files / "batch.npz")
+    return [
+        "compare",
+        net,
+        "--features",
+        features,
+        "--iteration",
+        "18",
+        "--report",
+        str(report),
+        *more,
+    ]
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """The figures by name, once `report` has drawn them."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def report(files, drawn, tmp_path_factory):
+    def keep(study):
+        drawn.update(figures.figures(study))
+        return drawn
+
+    folder = tmp_path_factory.mktemp("out") / "report"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("caffe_margin.page.figures", keep)
+        assert main(arguments(files, folder, "--train", "5")) == 0
+    return folder
+
+
+class Page(html.parser.HTMLParser):
+    """Collects the tables by their id, and the sources of the pictures."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tables, self.sources, self.tags = {}, [], []
+        self._cell = None
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.tags.append((tag, attributes))
+        if tag == "table":
+            self.rows = self.tables[attributes["id"]] = []
+        elif tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self._cell = ""
+        elif tag == "img":
+            self.sources.append(attributes["src"])
+        elif tag == "sup" and self._cell is not None:
+            self._cell += "^"
+
+    def handle_data(self, data):
+        if self._cell is not None:
+            self._cell += data
+
+    def handle_endtag(self, tag):
+        if tag in ("td", "th"):
+            self.rows[-1].append(self._cell)
+            self._cell = None
+
+
+def number(text):
+    """Read what the page shows: 1.23, 4.56°, 78.9% and 1.2 x 10^-3, its minus a minus sign."""
+    text = text.replace("\N{MINUS SIGN}", "-").removesuffix("\N{DEGREE SIGN}").removesuffix("%")
+    return float(text.replace(" \N{MULTIPLICATION SIGN} 10^", "e"))
+
+
+@pytest.fixture(scope="module")
+def page(report):
+    return Page((report / "index.html").read_text("utf-8"))
+
+
+@pytest.fixture(scope="module")
+def numbers(report):
+    return json.loads((report / "report.json").read_text("utf-8"))
+
+
+# What follows is computed from the definitions, with nothing of caffe_margin in it.
+
+
+def loss(x, label, weight):
+    length = np.linalg.norm(x, axis=1)
+    cosine = x @ weight.T / length[:, None] / np.linalg.norm(weight, axis=1)
+    rows = np.arange(len(x))
+    theta = np.arccos(cosine[rows, label])
+    k = np.floor(4 * theta / np.pi)
+    psi = (-1) ** k * np.cos(4 * theta) - 2 * k
+    scores = cosine.copy()
+    scores[rows, label] = (psi + LAMBDA * np.cos(theta)) / (1 + LAMBDA)
+    scores *= length[:, None]
+    return np.mean(np.log(np.exp(scores).sum(axis=1)) - scores[rows, label]), scores
+
+
+def gradient(function, at, h=1e-6):
+    result = np.empty_like(at)
+    for index in np.ndindex(at.shape):
+        step = np.zeros_like(at)
+        step[index] = h
+        result[index] = (function(at + step) - function(at - step)) / (2 * h)
+    return result
+
+
+@pytest.fixture(scope="module")
+def by_definition(batch):
+    """Return theta, loss, and both gradients under both rules; the paper's as its C++ has it."""
+    x, label, weight = batch
+    value, scores = loss(x, label, weight)
+    exact = {
+        "bottom": gradient(lambda at: loss(at, label, weight)[0], x),
+        "weight": gradient(lambda at: loss(x, label, at)[0], weight),
+    }
+    prob = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    g = (prob - np.eye(N)[label]) / M
+    own, length = weight[label], np.linalg.norm(x, axis=1)
+    c = np.einsum("ik,ik->i", x, own) / length
+    theta = np.arccos(c)
+    k = np.floor(4 * theta / np.pi)
+    coeff_w = (-1) ** k * 4 * np.sin(4 * theta) / np.sin(theta)
+    coeff_x = ((-1) ** k * np.cos(4 * theta) - 2 * k - c * coeff_w) / length
+    norm = np.sqrt(coeff_w**2 + coeff_x**2)
+    pull = {
+        rule: ((coeff_w / by + LAMBDA)[:, None] * own + (coeff_x / by)[:, None] * x) / (1 + LAMBDA)
+        for rule, by in (("exact", 1), ("paper", norm))
+    }
+    g_own = g[np.arange(M), label][:, None]
+    paper = {"bottom": g @ weight + g_own * (pull["paper"] - own), "weight": g.T @ x}
+    return {
+        "theta": theta,
+        "loss": value,
+        "exact": exact,
+        "paper": paper,
+        "pull": pull,
+        "norm": norm,
+    }
+
+
+def angle_between(a, b):
+    return np.degrees(np.arccos(np.vdot(a, b) / np.linalg.norm(a) / np.linalg.norm(b)))
+
+
+def test_the_layer(page, numbers, by_definition):
+    shown = dict(page.tables["layer"])
+    assert shown["layer"] == "fc<6>"
+    assert shown["type"] == "QUADRUPLE, m = 4"
+    assert (shown["classes N"], shown["features K"]) == (str(N), str(K))
+    assert number(shown["λ"]) == pytest.approx(LAMBDA, rel=5e-4)
+    assert number(shown["loss"].split()[0]) == pytest.approx(by_definition["loss"], rel=5e-4)
+    assert numbers["comparison"]["loss"] == pytest.approx(by_definition["loss"], rel=1e-9)
+    at = numbers["schedule"]
+    np.testing.assert_allclose(
+        at["lambda"], np.maximum(50 / (1 + 0.5 * np.array(at["iteration"])), 2), rtol=1e-6
+    )
+    assert at["iteration"][0] == 4
+    assert 18 in at["iteration"]
+
+
+def test_psi(numbers):
+    theta = np.array(numbers["psi"]["theta"])
+    for m, psi, mixed in zip(
+        (1, 2, 3, 4), numbers["psi"]["psi"], numbers["psi"]["mixed"], strict=True
+    ):
+        # Not at the ends of the pieces, where rounding puts k on either side.
+        inside = np.abs(m * theta / np.pi - np.round(m * theta / np.pi)) > 1e-9
+        k = np.floor(m * theta / np.pi)
+        expected = (-1) ** k * np.cos(m * theta) - 2 * k
+        np.testing.assert_allclose(np.array(psi)[inside], expected[inside], atol=1e-12)
+        expected = (expected + LAMBDA * np.cos(theta)) / (1 + LAMBDA)
+        np.testing.assert_allclose(np.array(mixed)[inside], expected[inside], atol=1e-6)
+
+
+def test_samples(page, numbers, by_definition):
+    pulls = numbers["pulls"]
+    np.testing.assert_allclose(pulls["theta"], by_definition["theta"], rtol=1e-9)
+    np.testing.assert_allclose(pulls["coeff_norm"], by_definition["norm"], rtol=1e-9)
+    lengths = {rule: np.linalg.norm(p, axis=1) for rule, p in by_definition["pull"].items()}
+    angles = [
+        angle_between(a, b)
+        for a, b in zip(by_definition["pull"]["paper"], by_definition["pull"]["exact"], strict=True)
+    ]
+    expected = [
+        np.degrees(by_definition["theta"]),
+        np.array(pulls["x_norm"]),
+        lengths["exact"],
+        lengths["paper"],
+        np.array(angles),
+        by_definition["norm"],
+    ]
+    for row, values in zip(page.tables["samples"][1:], expected, strict=True):
+        shown = [number(cell) for cell in row[1:]]
+        found = [values.min(), np.median(values), values.max()]
+        np.testing.assert_allclose(shown, found, rtol=5e-4, atol=5.1e-3 if "°" in row[1] else 0)
+
+
+@pytest.mark.parametrize("blob", ["bottom", "weight"])
+@pytest.mark.parametrize("rule", ["paper", "exact"])
+def test_departures(page, by_definition, blob, rule):
+    found, exact = by_definition[rule][blob], by_definition["exact"][blob]
+    rows = {row[0]: [number(cell) for cell in row[1:]] for row in page.tables[f"{blob}_diff"][1:]}
+    length, ratio, angle, difference = rows[rule]
+    assert length == pytest.approx(np.linalg.norm(found), rel=5e-4)
+    assert ratio == pytest.approx(np.linalg.norm(found) / np.linalg.norm(exact), rel=5e-4)
+    if rule == "exact":
+        assert (angle, difference) == (0, 0)
+    else:
+        assert angle == pytest.approx(angle_between(found, exact), abs=6e-3)
+        expected = np.linalg.norm(found - exact) / np.linalg.norm(exact)
+        assert difference == pytest.approx(expected, rel=5e-4)
+
+
+def test_check(page):
+    rows = {row[0]: row[1:] for row in page.tables["checks"][1:]}
+    for blob, directions in (("bottom", M), ("weight", N)):
+        for rule, verdict in (("exact", "passes"), ("paper", "fails")):
+            count, _, largest, shown = rows[f"{rule}, {blob}.diff"]
+            assert int(count) == directions
+            assert shown == verdict
+            assert (number(largest) < 1e-6) == (rule == "exact")
+
+
+@pytest.mark.parametrize("blob", ["bottom", "weight"])
+@pytest.mark.parametrize("rule", ["paper", "exact"])
+def test_descent(page, numbers, batch, by_definition, blob, rule):
+    x, label, weight = batch
+    moves = {"bottom": x, "weight": weight}[blob]
+    unit = -by_definition[rule][blob]
+    unit *= np.linalg.norm(moves) / np.linalg.norm(unit)
+
+    def after(step):
+        at = {"bottom": x, "weight": weight} | {blob: moves + step * unit}
+        return loss(at["bottom"], label, at["weight"])[0]
+
+    (walk,) = (d for d in numbers["descents"] if (d["rule"], d["blob"]) == (rule, blob))
+    np.testing.assert_allclose(walk["loss"], [after(step) for step in walk["steps"]], rtol=1e-5)
+    (row,) = (row for row in page.tables["descents"] if row[0] == f"{rule}, {blob}.diff")
+    slope, step, lowest = (number(cell) for cell in row[1:4])
+    assert slope == pytest.approx(np.vdot(by_definition["exact"][blob], unit), rel=5e-4)
+    assert lowest == pytest.approx(after(step), rel=2e-3, abs=1e-6)
+    assert lowest == pytest.approx(min(map(after, walk["steps"])), rel=5e-4, abs=1e-6)
+
+
+def test_training(page, numbers, batch, by_definition):
+    runs = {run["name"]: run for run in numbers["training"]["runs"]}
+    assert len(runs) == 7
+    assert runs["paper"]["iterations"] == [0, 1, 2, 3, 4, 5]
+    assert runs["exact"]["loss"][0] == pytest.approx(by_definition["loss"], rel=1e-6)
+    for row in page.tables["runs"][1:]:
+        run = runs[row[0]]
+        assert number(row[1]) == pytest.approx(run["loss"][-1], rel=5e-4)
+        assert number(row[2]) == pytest.approx(100 * run["accuracy"][-1], abs=5.1e-3)
+        assert number(row[3]) == pytest.approx(np.degrees(run["own_angle"][-1]), abs=5.1e-3)
+
+
+def test_the_page_is_whole(report, page):
+    assert sorted(path.name for path in report.iterdir()) == sorted(
+        ["index.html", "report.json", *(f"{name}.png" for name in PICTURES)]
+    )
+    embedded = [base64.b64decode(s.removeprefix("data:image/png;base64,")) for s in page.sources]
+    assert sorted(embedded) == sorted((report / f"{name}.png").read_bytes() for name in PICTURES)
+    assert all(data.startswith(b"\x89PNG\r\n") for data in embedded)
+    for tag, attributes in page.tags:
+        assert tag not in ("script", "link", "iframe")
+        assert not str(attributes.get("src", "data:")).startswith("http")
+    text = (report / "index.html").read_text("utf-8")
+    assert "http" not in re.sub(r"base64,[^\"]*", "", text)
+    assert "fc<6>" not in text
+
+
+def test_every_axis_has_a_title(report, drawn):
+    assert sorted(drawn) == PICTURES
+    for figure in drawn.values():
+        for ax in figure.axes:
+            grid = ax.get_subplotspec()
+            assert grid is None or not grid.is_last_row() or ax.get_xlabel()
+            named = ax.get_ylabel() or [label.get_text() for label in ax.get_yticklabels()]
+            assert grid is None or not grid.is_first_col() or named
+
+
+def test_no_legend_covers_data(report, drawn):
+    for figure in drawn.values():
+        figure.draw_without_rendering()
+        (legend,) = figure.legends
+        box = legend.get_window_extent()
+        for ax in figure.axes:
+            assert ax.get_legend() is None
+            assert not box.overlaps(ax.get_window_extent())
+
+
+@pytest.mark.parametrize("type_", ["SINGLE", "TRIPLE"])
+def test_other_margins_without_lambda(tmp_path, files, type_, capsys):
+    net = tmp_path / "net.prototxt"
+    net.write_text(
+        NET.replace("QUADRUPLE", type_)
+        .replace("base: 50", "base: 0")
+        .replace("lambda_min: 2", "lambda_min: 0")
+    )
+    features, out = str(files / "batch.npz"), tmp_path / "report"
+    assert main(["compare", str(net), "--features", features, "--report", str(out)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(out / "index.html")
+    numbers = json.loads((out / "report.json").read_text("utf-8"))
+    assert numbers["training"] is None
+    checks = {(c["rule"], c["blob"]): c["passes"] for c in numbers["checks"]}
+    assert checks["exact", "bottom"]
+    assert checks["exact", "weight"]
+    assert checks["paper", "bottom"] == (type_ == "SINGLE")
+    assert not checks["paper", "weight"]
+
+
+def test_a_former_report_is_replaced_and_strangers_are_not(files, tmp_path, capsys):
+    out = tmp_path / "report"
+    out.mkdir()
+    (out / "training.png").touch()
+    (out / "report.json").write_text('{"files": ["report.json", "training.png"]}')
+    assert main(arguments(files, out, "--json")) == 0
+    assert json.loads(capsys.readouterr().out)["report"] == str(out / "index.html")
+    assert not (out / "training.png").exists()
+    (out / "notes.txt").touch()
+    assert main(arguments(files, out)) == 2
+    error = capsys.readouterr().err
+    assert str(out) in error
+    assert "holds 'notes.txt'" in error
+    assert error.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["report"]
+
+
+@pytest.mark.parametrize("after", [1, 3])
+def test_a_disk_that_fills_leaves_nothing(files, tmp_path, capsys, monkeypatch, after):
+    written = []
+
+    def save(figure, path):
+        written.append(path)
+        if len(written) == after:
+            raise OSError(28, "No space left on device")
+        figures.save(figure, path)
+
+    monkeypatch.setattr("caffe_margin.page.save", save)
+    assert main(arguments(files, tmp_path / "report")) == 2
+    error = capsys.readouterr().err
+    assert str(tmp_path / "report") in error
+    assert error.endswith("No space left on device\n")
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_matplotlib(files, tmp_path):
+    program = (
+        "import sys\nsys.modules['matplotlib'] = None\n"
+        "from caffe_margin.cli import main\nsys.exit(main(sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments(files, tmp_path / "report")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONWARNINGS": "error"},
+    )
+    assert done.returncode == 2
+    assert done.stderr == (
+        "caffe-margin: pictures need matplotlib, which is not installed: "
+        "pip install 'caffe_margin[report]'\n"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_training_needs_a_page(files, capsys):
+    net, features = str(files / "net.prototxt"), str(files / "batch.npz")
+    assert main(["compare", net, "--features", features, "--train", "5"]) == 2
+    assert "--report" in capsys.readouterr().err
+
+
+def test_digits_have_ten_classes(files, tmp_path, capsys):
+    pytest.importorskip("sklearn")
+    net = tmp_path / "net.prototxt"
+    net.write_text(NET.replace(f"num_output: {N}", "num_output: 99"))
+    assert main(["compare", str(net), "--features", "digits", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["M"], found["N"], found["K"]) == (1797, 10, 64)
+    assert "handwritten digits" in found["features"]
+    assert found["weight"].endswith("for the 10 classes of the labels: the net has 99")
+
+
+@pytest.mark.parametrize(
+    ("label", "classes"), [([0, 1, 2], 3), ([0, 2, 2], 9), ([1, 2, 3], 9), ([0.5, 1, 2], 9)]
+)
+def test_classes_of_the_labels(tmp_path, capsys, label, classes):
+    net, features = tmp_path / "net.prototxt", tmp_path / "batch.npz"
+    net.write_text(NET.replace(f"num_output: {N}", "num_output: 9"))
+    np.savez(features, x=np.eye(3, K) + 0.1, label=np.array(label))
+    assert main(["compare", str(net), "--features", str(features), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["N"] == classes
+
+
+def test_a_zero_row_is_named(tmp_path, files, batch, capsys):
+    x, label, weight = batch
+    x = x.copy()
+    x[4] = 0
+    np.savez(tmp_path / "zero.npz", x=x, label=label, weight=weight)
+    net, out = str(files / "net.prototxt"), str(tmp_path / "report")
+    features = str(tmp_path / "zero.npz")
+    assert main(["compare", net, "--features", features, "--report", out]) == 2
+    assert "row 4" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["zero.npz"]

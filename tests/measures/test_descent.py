@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+from heads import batch, layer_param, loss, numeric_gradient
+
+from caffe_margin.gradient import EXACT, PAPER
+from caffe_margin.measures.descent import Descent, descend
+from caffe_margin.measures.objective import Objective
+
+
+def walk(m, blob, rule):
+    x, label, weight = batch()
+    objective = Objective(layer_param(m), label, iteration=1)
+    gradient, exact = (
+        getattr(objective.gradients(x, weight, r), f"{blob}_diff") for r in (rule, EXACT)
+    )
+    return x, label, weight, gradient, descend(objective, x, weight, blob, rule, gradient, exact)
+
+
+@pytest.mark.parametrize("m", [1, 2, 3, 4])
+@pytest.mark.parametrize("rule", [PAPER, EXACT], ids=lambda rule: rule.name)
+def test_loss_along_bottom(m, rule):
+    x, label, weight, gradient, found = walk(m, "bottom", rule)
+    unit = -gradient / np.linalg.norm(gradient) * np.linalg.norm(x)
+    expected = [loss(x + step * unit, label, weight, m) for step in found.steps]
+    np.testing.assert_allclose(found.loss, expected, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(found.start, loss(x, label, weight, m), rtol=1e-12)
+    true = numeric_gradient(lambda at: loss(at, label, weight, m), x)
+    np.testing.assert_allclose(found.slope, np.vdot(true, unit), rtol=1e-6)
+
+
+@pytest.mark.parametrize("m", [1, 2, 3, 4])
+@pytest.mark.parametrize("rule", [PAPER, EXACT], ids=lambda rule: rule.name)
+def test_loss_along_weight(m, rule):
+    x, label, weight, gradient, found = walk(m, "weight", rule)
+    unit = -gradient / np.linalg.norm(gradient) * np.linalg.norm(weight)
+    expected = [loss(x, label, weight + step * unit, m) for step in found.steps]
+    np.testing.assert_allclose(found.loss, expected, rtol=1e-9, atol=1e-12)
+    true = numeric_gradient(lambda at: loss(x, label, at, m), weight)
+    np.testing.assert_allclose(found.slope, np.vdot(true, unit), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("losses", "lowest", "back"),
+    [
+        ([4.0, 3.0, 2.0], (3.0, 2.0), None),
+        ([4.0, 3.0, 7.0], (2.0, 3.0), 2.5),
+        ([6.0, 7.0, 8.0], (0.0, 5.0), 0.0),
+        ([5.0, 5.0, 5.0], (0.0, 5.0), 0.0),
+    ],
+)
+def test_where_it_stops(losses, lowest, back):
+    found = Descent(PAPER, "bottom", np.array([1.0, 2.0, 3.0]), np.array(losses), 5.0, -1.0)
+    assert found.lowest == lowest
+    assert found.back_at_start == back
