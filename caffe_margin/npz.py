@@ -13,15 +13,15 @@ import math
 import os
 import re
 import struct
-import uuid
 import zipfile
 import zlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
+
+from caffe_margin.files import whole
 
 MAX_BYTES = 4 << 30
 """What is unpacked at most, in all: a million classes of 512 features twice over."""
@@ -171,19 +171,8 @@ def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, NDArray]) ->
         OSError: the file cannot be written.
         ValueError: an array holds objects.
     """
-    target = Path(os.path.realpath(path))
-    if target.is_dir():
-        raise IsADirectoryError(f"{path}: a folder, not a file")
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"{path}: there is no folder {target.parent}")
-    temporary = target.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
+    with whole(path) as unfinished, zipfile.ZipFile(unfinished, "x") as archive:
         # Not np.savez: before numpy 2 it takes allow_pickle for the name of an array.
-        with zipfile.ZipFile(temporary, "x") as archive:
-            for name, array in arrays.items():
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                    np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)

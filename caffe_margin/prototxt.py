@@ -9,9 +9,7 @@ import contextlib
 import difflib
 import math
 import os
-import shutil
 import stat
-import uuid
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +23,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 
 from caffe_margin import caffe_margin_pb2 as pb
 from caffe_margin import text_format
+from caffe_margin.files import whole
 from caffe_margin.text_format import ParseError, UnknownFieldWarning
 from caffe_margin.upgrade import upgrade_net, upgrade_solver
 
@@ -283,6 +282,25 @@ def find_layer(
     raise ValueError(f"the net has {len(names)} {what}; name one: {_some(names)}")
 
 
+def place_of(path: StrPath, name: str | None) -> str:
+    """Return ``path:line:column`` of the layer called ``name`` in a prototxt, for messages.
+
+    Just the path where the file is binary or has no such layer.
+    """
+    data, is_text = _load(path)
+    if is_text:
+        text, net = _decode(data), pb.NetParameter()
+        spans: list[text_format.Span] = []
+        text_format.parse(text, net, spans=spans)
+        layers = [span for span in spans if span.name == "layer"]
+        for span, layer in zip(layers, net.layer, strict=True):
+            if layer.name == name:
+                before = text[: span.start]
+                line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
+                return f"{path}:{line}:{column}"
+    return str(path)
+
+
 def read_weights(path: StrPath) -> dict[str, list[np.ndarray]]:
     """Read the parameter blobs of a .caffemodel, V0 and V1 files too.
 
@@ -537,22 +555,8 @@ def _unknown_numbers(message: Message) -> list[int]:
 
 
 def _write(path: StrPath, data: bytes) -> None:
-    """Write a file beside its place, then move it there."""
-    target = Path(os.path.realpath(path))
-    if target.is_dir():
-        raise IsADirectoryError(f"{path}: a folder, not a file")
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"{path}: there is no folder {target.parent}")
-    temporary = target.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-        if target.exists():
-            shutil.copymode(target, temporary)
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with whole(path) as unfinished:
+        unfinished.write_bytes(data)
 
 
 def _meets(state: pb.NetState, rule: pb.NetStateRule) -> bool:

@@ -69,6 +69,15 @@ def lambdas(param: pb.MarginInnerProductParameter, iterations: ArrayLike) -> NDA
     return angular.annealed_lambda(iterations, p.base, p.gamma, p.power, p.lambda_min)
 
 
+def curve(
+    param: pb.MarginInnerProductParameter, last: int
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """Return Forwards evenly spread over the logarithm of a run, and lambda at each, to draw."""
+    first = max(param.iteration + 1, 1)
+    iterations = np.unique(np.rint(np.geomspace(first, max(last, first + 1), 2000)))
+    return iterations, lambdas(param, iterations).astype(np.float64)
+
+
 def share_of_margin(lambda_: float) -> float:
     """Return 1 / (1 + lambda).
 

@@ -109,7 +109,47 @@ def test_axis(axis, capsys, tmp_path):
 def test_no_margin_layer(capsys):
     deploy = MODEL.with_name("sphereface_deploy.prototxt")
     assert main(["compare", str(deploy)]) == 2
-    assert "MarginInnerProduct" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert str(deploy) in err
+    assert "MarginInnerProduct" in err
+
+
+def test_layer_of_another_type_is_placed(net, capsys):
+    assert main(["compare", net, "--layer", "data"]) == 2
+    err = capsys.readouterr().err
+    assert f"{net}:2:5: layer 'data' is of type 'Input', not 'MarginInnerProduct'" in err
+
+
+def test_missing_layer_has_a_near_name(net, capsys):
+    assert main(["compare", net, "--layer", "fc7"]) == 2
+    assert f"{net}: the net has no layer 'fc7'; did you mean 'fc6'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("num_output: 5", "num_output: 0", "num_output must be positive"),
+        ("num_output: 5", "num_output: 5 axis: 0", "bottom[1]"),
+        ("base: 100", "base: nan", "lambda is nan"),
+    ],
+)
+def test_bad_net(old, new, message, capsys, tmp_path):
+    path = tmp_path / "net.prototxt"
+    path.write_text(NET.replace(old, new))
+    assert main(["compare", str(path)]) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_rewritten_net(net, capsys, tmp_path):
+    """The plugin's Python layer stands for the layer it replaced."""
+    rewritten = str(tmp_path / "rewritten.prototxt")
+    assert main(["plugin", net, "-o", rewritten]) == 0
+    capsys.readouterr()
+    assert run_json(capsys, rewritten) == run_json(capsys, net)
+    assert main(["inspect", rewritten]) == 0
+    assert "fc6 6x5" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -118,8 +158,12 @@ def test_no_margin_layer(capsys):
         ({"label": np.arange(7)}, "row 5 of bottom[1]"),
         ({"label": np.zeros(3)}, "(7, 8)"),
         ({"x": np.zeros((7, 8))}, "row 0 of bottom[0]"),
+        ({"x": np.ones((7, 8), np.float16)}, "features.npz: x is (7, 8) float16"),
+        ({"weight": np.ones((5, 8), int)}, "features.npz: weight is (5, 8) int64"),
+        ({"label": np.array(3)}, "x is (7, 8) and label ()"),
+        ({"x": np.ones((0, 8)), "label": np.ones(0)}, "M > 0"),
         ({"x": np.array([[None] * 8] * 7)}, "features.npz"),
-        ({"weight": np.ones((4, 8))}, "the weight is (4, 8), but layer 'fc6' needs (5, K)"),
+        ({"weight": np.ones((4, 8))}, "is (4, 8); layer 'fc6' needs (5, 8)"),
     ],
 )
 def test_bad_features(arrays, message, net, capsys, tmp_path):
@@ -136,6 +180,16 @@ def test_features_without_labels(net, capsys, tmp_path):
     assert "holds x, y; it must hold x and label" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("shape", [(5, 6), (5, 4, 3), (40,)])
+def test_weights_of_another_shape(shape, net, capsys, tmp_path):
+    path = tmp_path / "other.caffemodel"
+    cm.write_weights({"fc6": [np.ones(shape, np.float32)]}, path)
+    assert main(["compare", net, "--weights", str(path)]) == 2
+    err = capsys.readouterr().err
+    assert "other.caffemodel" in err
+    assert f"is {shape}" in err
+
+
 def test_weights_of_another_layer(net, capsys, tmp_path):
     path = tmp_path / "other.caffemodel"
     cm.write_weights({"fc7": [np.ones((5, 8), np.float32)]}, path)
@@ -144,7 +198,8 @@ def test_weights_of_another_layer(net, capsys, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "option", [["--batch", "0"], ["--iteration", "-1"], ["--dtype", "float16"]]
+    "option",
+    [["--batch", "0"], ["--iteration", "-1"], ["--iteration", "9" * 401], ["--dtype", "float16"]],
 )
 def test_bad_option(option, net):
     with pytest.raises(SystemExit, match="2"):

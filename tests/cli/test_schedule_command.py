@@ -1,4 +1,5 @@
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -129,7 +130,14 @@ def test_plot(tmp_path, monkeypatch, capsys):
     assert "1,659" in above.get_title(loc="left")
 
 
-def test_plot_without_matplotlib(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    assert main(["schedule", str(MODEL), "--plot", str(tmp_path / "x.png")]) == 2
-    assert "pip install caffe_margin[report]" in capsys.readouterr().err
+def test_plot_without_matplotlib(tmp_path):
+    code = (
+        "import sys\nsys.modules['matplotlib'] = None\nfrom caffe_margin.cli import main\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, "schedule", str(MODEL), "--plot", "x.png"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 2
+    assert "pip install 'caffe_margin[report]'" in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
