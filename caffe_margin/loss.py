@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from caffe_margin import angular
 from caffe_margin.gradient import GradientRule, label_coefficients
-from caffe_margin.kernels.fused import blocks, project
+from caffe_margin.kernels.fused import add_rows, blocks, row_passes
 from caffe_margin.layers.layer import FloatArray, as_labels, as_native, check_dtype, describe
 from caffe_margin.layers.margin_inner_product import row_lengths
 from caffe_margin.layers.softmax_with_loss import FLT_MIN
@@ -100,7 +100,7 @@ def margin_softmax_loss(
     own_logit = plain if m == 1 else (psi + x.dtype.type(lambda_) * plain) / (1 + lambda_)
 
     if not rule.projection:
-        weight /= weight_norm[:, None]
+        weight *= (1 / weight_norm)[:, None]
 
     def block_of(rows: slice) -> tuple[FloatArray, NDArray[np.intp], NDArray[np.intp]]:
         """Return unit rows of the weight, the samples whose label is among them, and where."""
@@ -133,7 +133,7 @@ def margin_softmax_loss(
     own_weight_diff = (own_diff * coefficients.weight)[:, None] * scaled_x
     bottom_diff = (own_diff * coefficients.w)[:, None] * own
     bottom_diff += (own_diff * coefficients.x)[:, None] * x
-    weight_diff = np.empty_like(weight)
+    weight_diff = np.zeros(weight.shape, weight.dtype)
     for rows in blocks(len(weight), x[:, :1].nbytes):
         unit, inside, columns = block_of(rows)
         if rows.start in kept:
@@ -145,9 +145,11 @@ def margin_softmax_loss(
             np.exp(diff, out=diff)
             diff[inside, columns] = 0
         bottom_diff += np.matmul(diff, unit)
-        np.matmul(diff.T, scaled_x, out=weight_diff[rows])
-        np.add.at(weight_diff[rows], columns, own_weight_diff[inside])
+        class_diff = np.matmul(diff.T, scaled_x)
+        add_rows(class_diff, columns, own_weight_diff[inside])
         if rule.projection:
-            project(weight_diff[rows], unit, weight_norm[rows])
+            row_passes().add_projected(class_diff, unit, weight_norm[rows], weight_diff[rows])
+        else:
+            weight_diff[rows] = class_diff
     bottom_diff *= scale
     return MarginSoftmaxLoss(losses.mean(), bottom_diff, weight_diff)

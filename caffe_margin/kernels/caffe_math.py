@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 
 # Sums may be reordered, as BLAS reorders them; NaN and infinity keep their meaning.
-_FASTMATH = {"reassoc", "contract"}
+FASTMATH = {"reassoc", "contract"}
 
 
 def compiled(**options):
@@ -27,7 +27,7 @@ def compiled(**options):
     return decorate
 
 
-@compiled(fastmath=_FASTMATH)
+@compiled(fastmath=FASTMATH)
 def caffe_cpu_dot(x, y):
     """Return x . y."""
     total = x.dtype.type(0)
@@ -43,7 +43,7 @@ def caffe_scal(alpha, x):
         x[i] *= alpha
 
 
-@compiled(fastmath=_FASTMATH)
+@compiled(fastmath=FASTMATH)
 def caffe_cpu_axpby(alpha, x, beta, y):
     """Add in place: y = alpha x + beta y."""
     for i in range(x.size):

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from caffe_margin.gradient import ALL_RULES
-from caffe_margin.kernels.fused import Fused, blocks, project
+from caffe_margin.kernels.fused import Fused, add_rows, blocks
+from caffe_margin.kernels.row_passes import add_projected, normalize
 
 
 @pytest.mark.parametrize("rule", ALL_RULES, ids=lambda rule: rule.name)
@@ -35,7 +36,8 @@ def test_blocks_cover_every_row_once():
     assert len(list(blocks(3, 10**9))) == 3
 
 
-def test_project_is_the_derivative_of_the_normalisation():
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_add_projected_is_the_derivative_of_the_normalisation(dtype):
     rng = np.random.default_rng(0)
     weight, gradient = rng.normal(size=(2, 4, 3))
     lengths = np.linalg.norm(weight, axis=1)
@@ -48,6 +50,30 @@ def test_project_is_the_derivative_of_the_normalisation():
         h = np.zeros_like(weight)
         h[index] = 1e-6
         expected[index] = (objective(weight + h) - objective(weight - h)) / 2e-6
-    got = gradient.copy()
-    project(got, weight / lengths[:, None], lengths)
-    np.testing.assert_allclose(got, expected, atol=1e-9)
+    arrays = gradient, weight / lengths[:, None], lengths, np.ones_like(weight)
+    arrays = [array.astype(dtype) for array in arrays]
+    add_projected(*arrays)
+    np.testing.assert_allclose(
+        arrays[3] - 1, expected, atol={np.float32: 1e-5, np.float64: 1e-9}[dtype]
+    )
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_normalize(dtype):
+    weight = np.random.default_rng(0).normal(size=(4, 3)).astype(dtype)
+    lengths, unit = np.linalg.norm(weight, axis=1), np.empty_like(weight)
+    normalize(weight, lengths, unit)
+    expected = weight / lengths[:, None]
+    np.testing.assert_allclose(unit, expected, rtol=2 * np.finfo(dtype).eps)
+
+
+def test_add_rows_adds_a_repeated_row_each_time():
+    rng = np.random.default_rng(0)
+    array, rows, values = (
+        rng.normal(size=(5, 3)),
+        rng.integers(5, size=40),
+        rng.normal(size=(40, 3)),
+    )
+    expected = array + np.eye(5)[:, rows] @ values
+    add_rows(array, rows, values)
+    np.testing.assert_allclose(array, expected, rtol=1e-12)
