@@ -1,27 +1,10 @@
-"""Fixtures shared by the tests."""
+"""Settings shared by the tests."""
 
-from __future__ import annotations
+import os
 
-import importlib.util
-from collections.abc import Callable
-from pathlib import Path
-from types import ModuleType
+from hypothesis import settings
 
-import pytest
-
-ROOT = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture(scope="session")
-def load_tool() -> Callable[[str], ModuleType]:
-    """Return a function that imports tools/NAME.py, which is in no package, by its name."""
-
-    def load(name: str) -> ModuleType:
-        spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-
-    return load
+# The same examples in every run of CI; new ones, in search of trouble, at a desk.
+settings.register_profile("desk", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True)
+settings.load_profile("ci" if "CI" in os.environ else "desk")

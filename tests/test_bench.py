@@ -22,6 +22,8 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("bench")
 
 
+# A peer's, not ours.
+@pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")
 def test_grid(bench: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report_path, plot_path = tmp_path / "bench.json", tmp_path / "bench.png"
     arguments = [*GRID, "--json", str(report_path)]
@@ -142,3 +144,12 @@ def test_a_size_is_a_positive_whole_number(
         bench.main(["--N", argument])
     assert exit_.value.code == 2
     assert "--N" in capsys.readouterr().err
+
+
+def test_no_folder_to_write_in_is_known_before_anything_runs(
+    bench: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        bench.main(["--json", str(tmp_path / "none" / "bench.json")])
+    assert exit_.value.code == 2
+    assert "none" in capsys.readouterr().err

@@ -5,6 +5,7 @@ import sys
 import types
 from pathlib import Path
 
+import dump_caffe
 import numpy as np
 import pytest
 from google.protobuf import text_format
@@ -99,14 +100,13 @@ def caffe(monkeypatch):
 
 
 @pytest.fixture
-def dump(caffe, load_tool, tmp_path, capsys):
+def dump(caffe, tmp_path, capsys):
     """Run the tool on the head, and return the recording's path."""
-    tool = load_tool("dump_caffe")
 
     def dump(*arguments, type="QUADRUPLE", data=NOWHERE, top='top: "lambda"'):
         net = tmp_path / "net.prototxt"
         net.write_text(HEAD.format(type=type, data=data, top=top))
-        assert tool.main([str(net), "--out", str(tmp_path / "out"), *arguments]) == 0
+        assert dump_caffe.main([str(net), "--out", str(tmp_path / "out"), *arguments]) == 0
         return Path(capsys.readouterr().out.strip())
 
     return dump
@@ -214,24 +214,24 @@ def test_gpu(dump, caffe):
         (["--layer", "fc6", "--inputs", "nothing"], "No such file"),
     ],
 )
-def test_mistakes(caffe, load_tool, tmp_path, capsys, monkeypatch, arguments, message):
+def test_mistakes(caffe, tmp_path, capsys, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     Path("net.prototxt").write_text(HEAD.format(type="DOUBLE", data=NOWHERE, top=""))
     with open("labels", "wb") as file:
         np.savez(file, label=np.full(24, 7))
     with open("weight", "wb") as file:
         np.savez(file, weight=np.ones((2, 2)))
-    assert load_tool("dump_caffe").main(["net.prototxt", "--out", "out", *arguments]) == 2
+    assert dump_caffe.main(["net.prototxt", "--out", "out", *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
     assert not Path("out").exists()
 
 
-def test_without_caffe(load_tool, monkeypatch, capsys):
+def test_without_caffe(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "caffe", None)
     monkeypatch.setenv("GLOG_minloglevel", "1")
-    assert load_tool("dump_caffe").main(["net", "--net", "--out", "out"]) == 2
+    assert dump_caffe.main(["net", "--net", "--out", "out"]) == 2
     assert "no pycaffe here" in capsys.readouterr().err
 
 

@@ -332,7 +332,9 @@ def mutated(draw):
             value = draw(st.sampled_from([0, -1, 1e-300, 1e300, np.nan, np.inf, 2**62]))
             if array.dtype.kind == "f" or np.isfinite(value):
                 with np.errstate(all="ignore"):
-                    array.reshape(-1)[: draw(st.integers(1, 9))] = array.dtype.type(value)
+                    array.reshape(-1)[: draw(st.integers(1, 9))] = np.array(value).astype(
+                        array.dtype
+                    )
             arrays[key] = array
         elif kind == "text" and array.dtype.kind == "U":
             text = str(array)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import TypeVar
 
+import generated
+import make_models
 import pytest
 from google.protobuf import text_format
 from google.protobuf.message import Message
@@ -43,34 +43,31 @@ def solver(depth: int) -> pb.SolverParameter:
     return read(f"{STEMS[depth]}_solver.prototxt", pb.SolverParameter())
 
 
-def test_files_are_what_the_tool_writes(load_tool: Callable[[str], ModuleType]) -> None:
-    expected = load_tool("make_models").make_models()
+def test_files_are_what_the_tool_writes() -> None:
+    expected = make_models.make_models()
     assert set(expected) == set(MODELS.iterdir())
     for path, text in expected.items():
         assert path.read_text() == text, f"{path.name} is stale: run python tools/make_models.py"
 
 
 def test_check_names_the_stale_files_and_writes_nothing(
-    load_tool: Callable[[str], ModuleType],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tool = load_tool("make_models")
-    monkeypatch.setattr(tool, "ROOT", tmp_path)
-    monkeypatch.setattr(tool, "MODELS", tmp_path)
-    monkeypatch.setattr("sys.argv", ["make_models.py", "--check"])
-    assert tool.main() == 1
+    def run(*arguments: str) -> int:
+        monkeypatch.setattr("sys.argv", ["make_models.py", *arguments])
+        return generated.main("", make_models.make_models, "make_models")
+
+    monkeypatch.setattr(generated, "ROOT", tmp_path)
+    monkeypatch.setattr(make_models, "MODELS", tmp_path)
+    assert run("--check") == 1
     assert not list(tmp_path.iterdir())
     assert len(capsys.readouterr().out.splitlines()) == 15
 
-    monkeypatch.setattr("sys.argv", ["make_models.py"])
-    assert tool.main() == 0
-    monkeypatch.setattr("sys.argv", ["make_models.py", "--check"])
-    assert tool.main() == 0
+    assert run() == 0
+    assert run("--check") == 0
     (tmp_path / "sphereface_solver.prototxt").write_text("net: 'another'")
     capsys.readouterr()
-    assert tool.main() == 1
+    assert run("--check") == 1
     assert capsys.readouterr().out.startswith("sphereface_solver.prototxt is stale")
     assert (tmp_path / "sphereface_solver.prototxt").read_text() == "net: 'another'"
 

@@ -10,15 +10,15 @@ module written here holds the descriptor and asks the installed runtime to build
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from importlib import resources
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-PROTO = ROOT / "proto" / "caffe_margin.proto"
-PACKAGE = ROOT / "caffe_margin"
+import generated
+
+PROTO = generated.ROOT / "proto" / "caffe_margin.proto"
+PACKAGE = generated.ROOT / "caffe_margin"
 
 MODULE = '''\
 """Generated from proto/caffe_margin.proto by tools/compile_proto.py. Do not edit."""
@@ -66,26 +66,5 @@ def compile_proto() -> dict[Path, str]:
     }
 
 
-def main() -> int:
-    """Run the command line described at the top of this file."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when stale")
-    check = parser.parse_args().check
-
-    stale = 0
-    for path, text in compile_proto().items():
-        if path.exists() and path.read_text() == text:
-            continue
-        stale = 1
-        if check:
-            print(f"{path.relative_to(ROOT)} is stale: run python tools/compile_proto.py")
-        else:
-            path.write_text(text)
-            print(f"wrote {path.relative_to(ROOT)}")
-    return stale if check else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(generated.main(__doc__, compile_proto, "python tools/compile_proto.py"))

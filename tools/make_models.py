@@ -9,14 +9,14 @@ own sphereface_{model,deploy,solver}.prototxt say, field for field.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from string import Template
 
-ROOT = Path(__file__).resolve().parent.parent
-MODELS = ROOT / "models"
+import generated
+
+MODELS = generated.ROOT / "models"
 
 # Depth, and the residual units in each of the four stages. The depth counts the convolutions:
 # one that opens each stage and two a unit. These are the paper's numbers; the SphereFace-64
@@ -217,26 +217,5 @@ def make_models() -> dict[Path, str]:
     return files
 
 
-def main() -> int:
-    """Run the command line described at the top of this file."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when stale")
-    check = parser.parse_args().check
-
-    stale = 0
-    for path, text in make_models().items():
-        if path.exists() and path.read_text() == text:
-            continue
-        stale = 1
-        if check:
-            print(f"{path.relative_to(ROOT)} is stale: run python tools/make_models.py")
-        else:
-            path.write_text(text)
-            print(f"wrote {path.relative_to(ROOT)}")
-    return stale if check else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(generated.main(__doc__, make_models, "python tools/make_models.py"))

@@ -166,43 +166,35 @@ def _divide_rows(x_norm_data, cos_theta_data):
 
 
 @compiled()
-def _label_top_data(m, label, private, top_data):
+def _label_top_data(m, label, p, top_data):
     """Write the label[i]_th output."""
     Dtype = top_data.dtype.type
     N_ = top_data.shape[1]
-    x_norm, cos_theta = private.x_norm, private.cos_theta
-    cos_theta_quadratic, cos_theta_cubic = private.cos_theta_quadratic, private.cos_theta_cubic
-    cos_theta_quartic, sign_0 = private.cos_theta_quartic, private.sign_0
-    sign_1, sign_2, sign_3, sign_4 = (
-        private.sign_1,
-        private.sign_2,
-        private.sign_3,
-        private.sign_4,
-    )
     for i in range(label.size):
         label_value = int(label[i])
         index = i * N_ + label_value
         if m == 2:
             # |x| * (2 * sign_0 * cos_theta_quadratic - 1)
-            top_data[i, label_value] = x_norm[i] * (
-                Dtype(2) * sign_0[index] * cos_theta_quadratic[index] - Dtype(1)
+            top_data[i, label_value] = p.x_norm[i] * (
+                Dtype(2) * p.sign_0[index] * p.cos_theta_quadratic[index] - Dtype(1)
             )
         elif m == 3:
             # |x| * (sign_1 * (4 * cos_theta_cubic - 3 * cos_theta) + sign_2)
-            top_data[i, label_value] = x_norm[i] * (
-                sign_1[index] * (Dtype(4) * cos_theta_cubic[index] - Dtype(3) * cos_theta[index])
-                + sign_2[index]
+            top_data[i, label_value] = p.x_norm[i] * (
+                p.sign_1[index]
+                * (Dtype(4) * p.cos_theta_cubic[index] - Dtype(3) * p.cos_theta[index])
+                + p.sign_2[index]
             )
         elif m == 4:
             # |x| * (sign_3 * (8 * cos_theta_quartic - 8 * cos_theta_quadratic + 1) + sign_4)
-            top_data[i, label_value] = x_norm[i] * (
-                sign_3[index]
+            top_data[i, label_value] = p.x_norm[i] * (
+                p.sign_3[index]
                 * (
-                    Dtype(8) * cos_theta_quartic[index]
-                    - Dtype(8) * cos_theta_quadratic[index]
+                    Dtype(8) * p.cos_theta_quartic[index]
+                    - Dtype(8) * p.cos_theta_quadratic[index]
                     + Dtype(1)
                 )
-                + sign_4[index]
+                + p.sign_4[index]
             )
 
 
@@ -271,49 +263,40 @@ def backward_cpu(
 
 
 @compiled()
-def _coefficients(m, normalized, label, N_, private, coeff_w_data, coeff_x_data):
+def _coefficients(m, normalized, label, N_, p, coeff_w_data, coeff_x_data):
     """Write coeff_w and coeff_x of each sample's own class, which C++ finds in the loop over j."""
     Dtype = coeff_w_data.dtype.type
-    x_norm, cos_theta = private.x_norm, private.cos_theta
-    cos_theta_quadratic, cos_theta_cubic = private.cos_theta_quadratic, private.cos_theta_cubic
-    cos_theta_quartic, sign_0 = private.cos_theta_quartic, private.sign_0
-    sign_1, sign_2, sign_3, sign_4 = (
-        private.sign_1,
-        private.sign_2,
-        private.sign_3,
-        private.sign_4,
-    )
     for i in range(label.size):
         index = i * N_ + int(label[i])
         if m == 2:
             # 4 * sign_0 * cos_theta * w
-            coeff_w = Dtype(4) * sign_0[index] * cos_theta[index]
+            coeff_w = Dtype(4) * p.sign_0[index] * p.cos_theta[index]
             # 1 / (-|x|) * (2 * sign_0 * cos_theta_quadratic + 1) * x
-            coeff_x = (Dtype(1) / -x_norm[i]) * (
-                Dtype(2) * sign_0[index] * cos_theta_quadratic[index] + Dtype(1)
+            coeff_x = (Dtype(1) / -p.x_norm[i]) * (
+                Dtype(2) * p.sign_0[index] * p.cos_theta_quadratic[index] + Dtype(1)
             )
         elif m == 3:
             # sign_1 * (12 * cos_theta_quadratic - 3) * w
-            coeff_w = sign_1[index] * (Dtype(12) * cos_theta_quadratic[index] - Dtype(3))
+            coeff_w = p.sign_1[index] * (Dtype(12) * p.cos_theta_quadratic[index] - Dtype(3))
             # 1 / (-|x|) * (8 * sign_1 * cos_theta_cubic - sign_2) * x
-            coeff_x = (Dtype(1) / -x_norm[i]) * (
-                Dtype(8) * sign_1[index] * cos_theta_cubic[index] - sign_2[index]
+            coeff_x = (Dtype(1) / -p.x_norm[i]) * (
+                Dtype(8) * p.sign_1[index] * p.cos_theta_cubic[index] - p.sign_2[index]
             )
         else:
             # sign_3 * (32 * cos_theta_cubic - 16 * cos_theta) * w
-            coeff_w = sign_3[index] * (
-                Dtype(32) * cos_theta_cubic[index] - Dtype(16) * cos_theta[index]
+            coeff_w = p.sign_3[index] * (
+                Dtype(32) * p.cos_theta_cubic[index] - Dtype(16) * p.cos_theta[index]
             )
             # 1 / (-|x|) * (sign_3 * (24 * cos_theta_quartic - 8 * cos_theta_quadratic - 1)
             #               - sign_4) * x
-            coeff_x = (Dtype(1) / -x_norm[i]) * (
-                sign_3[index]
+            coeff_x = (Dtype(1) / -p.x_norm[i]) * (
+                p.sign_3[index]
                 * (
-                    Dtype(24) * cos_theta_quartic[index]
-                    - Dtype(8) * cos_theta_quadratic[index]
+                    Dtype(24) * p.cos_theta_quartic[index]
+                    - Dtype(8) * p.cos_theta_quadratic[index]
                     - Dtype(1)
                 )
-                - sign_4[index]
+                - p.sign_4[index]
             )
         if normalized:
             coeff_norm = np.sqrt(coeff_w * coeff_w + coeff_x * coeff_x)
