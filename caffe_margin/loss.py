@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from caffe_margin import angular
 from caffe_margin.gradient import GradientRule, label_coefficients
-from caffe_margin.kernels.fused import add_rows, blocks, row_passes
+from caffe_margin.kernels.fused import blocks, row_passes
 from caffe_margin.layers.layer import FloatArray, as_labels, as_native, check_dtype, describe
 from caffe_margin.layers.margin_inner_product import row_lengths
 from caffe_margin.layers.softmax_with_loss import FLT_MIN
@@ -92,8 +92,7 @@ def margin_softmax_loss(
 
     M, samples = len(x), np.arange(len(x))
     # The label's column, which alone knows of the margin, is done apart from the others.
-    own = weight[y] / weight_norm[y, None]
-    plain = np.einsum("ik,ik->i", x, own)
+    plain = np.einsum("ik,ik->i", x, weight[y]) / weight_norm[y]
     cos_theta = plain / x_norm
     coefficients = label_coefficients(cos_theta, x_norm, m, x.dtype.type(lambda_), rule)
     psi = x_norm * angular.psi(cos_theta, m)
@@ -104,7 +103,10 @@ def margin_softmax_loss(
 
     def block_of(rows: slice) -> tuple[FloatArray, NDArray[np.intp], NDArray[np.intp]]:
         """Return unit rows of the weight, the samples whose label is among them, and where."""
-        unit = weight[rows] / weight_norm[rows, None] if rule.projection else weight[rows]
+        unit = weight[rows]
+        if rule.projection:
+            unit = np.empty_like(unit)
+            row_passes().normalize(weight[rows], weight_norm[rows], unit)
         inside = samples[(y >= rows.start) & (y < rows.stop)]
         return unit, inside, y[inside] - rows.start
 
@@ -126,13 +128,12 @@ def margin_softmax_loss(
     # Caffe's -log(max(probability, FLT_MIN)).
     losses = np.minimum(log_sum - own_logit, -np.log(FLT_MIN.astype(x.dtype)))
 
-    # Second pass: the probabilities, times the matrices.
+    # Second pass: the probabilities less the labels, times the matrices. The label's entry has one
+    # coefficient for the features and another for the weight.
     scale = x.dtype.type(loss_weight / M)
     scaled_x = scale * x
     own_diff = np.exp(own_logit - log_sum) - 1
-    own_weight_diff = (own_diff * coefficients.weight)[:, None] * scaled_x
-    bottom_diff = (own_diff * coefficients.w)[:, None] * own
-    bottom_diff += (own_diff * coefficients.x)[:, None] * x
+    bottom_diff = (own_diff * coefficients.x)[:, None] * x
     weight_diff = np.zeros(weight.shape, weight.dtype)
     for rows in blocks(len(weight), x[:, :1].nbytes):
         unit, inside, columns = block_of(rows)
@@ -143,13 +144,13 @@ def margin_softmax_loss(
             diff = np.matmul(x, unit.T)
             diff -= log_sum[:, None]
             np.exp(diff, out=diff)
-            diff[inside, columns] = 0
+        diff[inside, columns] = (own_diff * coefficients.w)[inside]
         bottom_diff += np.matmul(diff, unit)
-        class_diff = np.matmul(diff.T, scaled_x)
-        add_rows(class_diff, columns, own_weight_diff[inside])
+        diff[inside, columns] = (own_diff * coefficients.weight)[inside]
         if rule.projection:
-            row_passes().add_projected(class_diff, unit, weight_norm[rows], weight_diff[rows])
+            gradient_of_unit = np.matmul(diff.T, scaled_x)
+            row_passes().add_projected(gradient_of_unit, unit, weight_norm[rows], weight_diff[rows])
         else:
-            weight_diff[rows] = class_diff
+            np.matmul(diff.T, scaled_x, out=weight_diff[rows])
     bottom_diff *= scale
     return MarginSoftmaxLoss(losses.mean(), bottom_diff, weight_diff)

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import json
 import math
 from pathlib import Path
-from types import ModuleType
 
+import bench
 import numpy as np
 import pytest
 
-TOOLS = Path(__file__).resolve().parent.parent / "tools"
 GRID = ["--M", "6", "--N", "9", "2e1", "--K", "8", "--seconds", "0"]
-
-
-@pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(TOOLS)
-    return importlib.import_module("bench")
 
 
 # A peer's, not ours.
 @pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")
-def test_grid(bench: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_grid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report_path, plot_path = tmp_path / "bench.json", tmp_path / "bench.png"
     arguments = [*GRID, "--json", str(report_path)]
     if importlib.util.find_spec("matplotlib"):
@@ -59,9 +51,7 @@ def test_grid(bench: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert plot_path.read_bytes().startswith(b"\x89PNG")
 
 
-def test_race_runs_everyone_in_each_repetition(
-    bench: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_race_runs_everyone_in_each_repetition(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
 
     class Scripted:
@@ -91,7 +81,7 @@ def test_race_runs_everyone_in_each_repetition(
     }
 
 
-def test_a_ratio_is_a_median_of_ratios(bench: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ratio_is_a_median_of_ratios(monkeypatch: pytest.MonkeyPatch) -> None:
     times = {
         # A fourth repetition, in which fused did not run.
         "bare products": [[0.5, 0.5, 1], [5, 5, 10], [1, 1, 2], [7, 7, 14]],
@@ -105,7 +95,7 @@ def test_a_ratio_is_a_median_of_ratios(bench: ModuleType, monkeypatch: pytest.Mo
     assert fused.ratio == {"forward": 1, "backward": 4, "both": 3}
 
 
-def test_bare_products_need_no_memory_and_plain_numpy_needs_arrays(bench: ModuleType) -> None:
+def test_bare_products_need_no_memory_and_plain_numpy_needs_arrays() -> None:
     cell = bench.Cell("layer", 64, 500, 8, "float64", "QUADRUPLE", "paper")
     inputs = bench.draw(64, 500, 8, "float64")
     extra = {
@@ -120,7 +110,7 @@ def test_bare_products_need_no_memory_and_plain_numpy_needs_arrays(bench: Module
     assert 0 <= extra["fused"] < array
 
 
-def test_what_would_not_fit_is_left_out(bench: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_would_not_fit_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "MOST_STEPS", 6 * 20 * 8 - 1)
     cell = bench.Cell("layer", 6, 20, 8, "float32", "DOUBLE", "paper")
     rows = {row.contestant: row for row in bench.measure(cell, 0)}
@@ -128,7 +118,7 @@ def test_what_would_not_fit_is_left_out(bench: ModuleType, monkeypatch: pytest.M
     assert rows["plain numpy"].repetitions == 3
 
 
-def test_million_at_a_small_size_in_its_own_process(bench: ModuleType) -> None:
+def test_million_at_a_small_size_in_its_own_process() -> None:
     result = bench.in_new_process((4, 30, 8), "exact")
     assert (result["M"], result["N"], result["K"], result["rule"]) == (4, 30, 8, "exact")
     assert result["seconds"] > 0
@@ -138,7 +128,7 @@ def test_million_at_a_small_size_in_its_own_process(bench: ModuleType) -> None:
 
 @pytest.mark.parametrize("argument", ["0", "1.5", "many", "inf"])
 def test_a_size_is_a_positive_whole_number(
-    bench: ModuleType, argument: str, capsys: pytest.CaptureFixture[str]
+    argument: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as exit_:
         bench.main(["--N", argument])
@@ -147,9 +137,9 @@ def test_a_size_is_a_positive_whole_number(
 
 
 def test_no_folder_to_write_in_is_known_before_anything_runs(
-    bench: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as exit_:
-        bench.main(["--json", str(tmp_path / "none" / "bench.json")])
+        bench.main([*GRID, "--json", str(tmp_path / "none" / "bench.json")])
     assert exit_.value.code == 2
     assert "none" in capsys.readouterr().err
