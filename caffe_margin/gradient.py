@@ -103,7 +103,7 @@ def label_coefficients(
     cos_theta: NDArray[np.floating],
     x_norm: NDArray[np.floating],
     m: int,
-    lambda_: np.floating,
+    lambda_: float | np.floating,
     rule: GradientRule,
 ) -> LabelCoefficients:
     """Return the label's coefficients under a rule, in the dtype of the arrays.

@@ -90,6 +90,41 @@ def test_loss_of_a_sample_ends_at_87_3365():
     np.testing.assert_allclose(loss, 126 * np.log(2), rtol=1e-15)
 
 
+def test_a_sample_that_is_sure_keeps_its_loss_and_gradient():
+    """In float32, near its own class, where log(sum) and the logit agree to every place."""
+    weight = np.eye(3, dtype=np.float32)
+    x = np.array([[16.0, 0.5, 0.25]], np.float32)
+    got = margin_softmax_loss(x, weight, [0], m=1, gradient="exact")
+    expected = margin_softmax_loss(
+        x.astype(float), weight.astype(float), [0], m=1, gradient="exact"
+    )
+    assert expected.loss < 1e-6
+    np.testing.assert_allclose(got.loss, expected.loss, rtol=1e-5)
+    np.testing.assert_allclose(got.bottom_diff, expected.bottom_diff, rtol=1e-5)
+
+
+def test_plain_logit_past_the_margin_does_not_overflow(monkeypatch):
+    monkeypatch.setattr(loss_module, "KEPT_BYTES", 0)
+    x = np.ones((1, 8), np.float32)
+    x[0, 0] = 4
+    x *= 200 / np.linalg.norm(x)
+    got = margin_softmax_loss(x, np.eye(8, dtype=np.float32), [0])
+    assert np.isfinite(got.loss)
+
+
+def test_numpy_scalars_do_not_change_the_dtype():
+    x, weight, label = make_batch(dtype=np.float32)
+    got = margin_softmax_loss(x, weight, label, lambda_=np.float64(5), loss_weight=np.float64(2))
+    assert {array.dtype for array in got} == {np.dtype(np.float32)}
+
+
+def test_features_that_are_rows_of_the_weight():
+    _, weight, label = make_batch(M=4)
+    apart = margin_softmax_loss(weight[:4].copy(), weight.copy(), label)
+    for a, b in zip(margin_softmax_loss(weight[:4], weight, label), apart, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_single_class():
     x = np.array([[1.0, 2.0]])
     got = margin_softmax_loss(x, np.ones((1, 2)), [0])
@@ -152,6 +187,7 @@ def test_bad_input_changes_nothing(case, gradient):
         ({"m": 5}, "m must be 1, 2, 3 or 4"),
         ({"lambda_": -1}, "above -1"),
         ({"lambda_": np.nan}, "finite"),
+        ({"loss_weight": np.nan}, "loss_weight is nan"),
         ({"gradient": "true"}, "'paper' or 'exact'"),
     ],
 )
@@ -167,6 +203,14 @@ def test_weight_must_be_an_array():
     x, weight, label = make_batch()
     with pytest.raises(ValueError, match="numpy array, not list"):
         margin_softmax_loss(x, weight.tolist(), label)
+
+
+def test_options_past_float32():
+    x, weight, label = make_batch(dtype=np.float32)
+    with pytest.raises(ValueError, match="lambda_ is inf"):
+        margin_softmax_loss(x, weight, label, lambda_=1e39)
+    with pytest.raises(ValueError, match="above -1"):
+        margin_softmax_loss(x, weight, label, lambda_=-1 + 1e-9)
 
 
 def test_read_only_weight():

@@ -80,6 +80,7 @@ LEAST_REPETITIONS, MOST_REPETITIONS = 3, 50
 POOL_IDLE = 0.06  # seconds until idle threads sleep: 6 ms in OpenMP, 50 ms in OpenBLAS
 MOST_BYTES = 4e9
 MOST_STEPS = 4e9
+LOOKS = (("grey", "."), ("#0072B2", "o"), ("#E69F00", "s"), ("#009E73", "^"), ("#CC79A7", "D"))
 THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
 
 
@@ -222,12 +223,13 @@ def machine() -> dict[str, Any]:
         pairs = (line.partition(":")[::2] for line in cpuinfo.read_text().splitlines())
         cpu = next((value.strip() for key, value in pairs if key.strip() == "model name"), cpu)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    asked = (os.environ.get(name, "") for name in THREAD_VARIABLES)
     config: Any = np.show_config(mode="dicts")
     blas = config["Build Dependencies"]["blas"]
     return {
         "cpu": cpu,
         "cores": cores,
-        "threads": int(os.environ.get(THREAD_VARIABLES[0], 0)) or cores,
+        "threads": next((int(n) for n in asked if n.isdigit()), cores),
         "python": platform.python_version(),
         "numpy": np.__version__,
         "blas": f"{blas['name']} {blas['version']}",
@@ -278,24 +280,30 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     for (task, contestants), panels in zip(TASKS.items(), axes, strict=True):
         for column, panel in zip((*RULES, "growth"), panels, strict=True):
             growth = column == "growth"
-            for name, colour in zip(contestants, ("grey", "C0", "C1", "C2", "C3"), strict=True):
+            for (name, look), rule in itertools.product(
+                zip(contestants, LOOKS, strict=True), RULES if growth else (column,)
+            ):
                 points: defaultdict[int, list[float]] = defaultdict(list)
                 for row in rows:
-                    cell, here = row.cell, (row.cell.task, row.contestant) == (task, name)
-                    if not (here and row.seconds and row.ratio):
+                    cell = row.cell
+                    if (cell.task, row.contestant, cell.rule) != (task, name, rule):
                         continue
-                    if growth and name in OURS:
+                    if growth and name in OURS and row.seconds:
                         points[cell.N].append(row.seconds["both"] / (cell.M * cell.N * cell.K))
-                    elif cell.rule == column:
+                    elif not growth and row.ratio:
                         points[cell.N].append(row.ratio["both"])
                 if points:
+                    colour, marker = look
                     dots = [(N, y) for N in points for y in points[N]]
-                    panel.plot(*zip(*dots, strict=True), "o", markersize=4, color=colour, alpha=0.4)
+                    panel.plot(*zip(*dots, strict=True), marker, ms=4, color=colour, alpha=0.4)
                     medians = [(N, np.median(points[N])) for N in sorted(points)]
-                    panel.plot(*zip(*medians, strict=True), ".-", color=colour, label=name)
+                    dash = "--" if growth and rule == RULES[1] else "-"
+                    label = f"{name}, {rule}" if growth else name
+                    line = {"color": colour, "linestyle": dash, "marker": marker, "label": label}
+                    panel.plot(*zip(*medians, strict=True), **line)
             panel.set(xscale="log", xlabel="classes, N")
             if growth:
-                panel.set(title=f"{task}, both rules", ylabel="seconds / (M N K)", ylim=0)
+                panel.set(title=f"{task}, growth", ylabel="seconds / (M N K)", ylim=0)
             else:
                 panel.set(title=f"{task}, {column} rule", ylabel="time / bare products")
                 panel.set(yscale="log", ylim=limits)
@@ -304,7 +312,8 @@ def plot(rows: Sequence[Row], path: Path) -> None:
                 panel.set_ylim(limits)
             panel.grid(alpha=0.3)
             if panel.lines:
-                panel.legend(fontsize="small")
+                place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2)}
+                panel.legend(fontsize="small", ncols=3, frameon=False, **place)
     figure.suptitle("forward + backward: a point is a cell, a line their median at each N")
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -16,20 +16,23 @@ def normalize(weight, norm, unit):
 
 
 @compiled(fastmath=FASTMATH)
-def add_projected(gradient, unit, norm, diff):
-    """Carry a gradient through u = w / |w|, row by row, and add it: (G - (u . G) u) / |w|.
+def project(gradient, weight, norm, beta, diff):
+    """Carry a gradient through u = w / |w|, row by row: D = (G - (u . G) u) / |w| + beta D.
 
     Args:
-        gradient: with respect to the unit rows, (n, K).
-        unit: the unit rows, (n, K).
-        norm: length of each row before it was normalised, (n,).
-        diff: added to, (n, K).
+        gradient: G, with respect to the unit rows, (n, K).
+        weight: w, (n, K).
+        norm: |w|, (n,).
+        beta: 1 to add to ``diff``, 0 to set it.
+        diff: D, (n, K); with a beta of 0 it may be ``gradient`` itself.
     """
     one = norm.dtype.type(1)
     for j in range(norm.size):
+        scale = one / norm[j]
         along = gradient.dtype.type(0)
         for k in range(gradient.shape[1]):
-            along += unit[j, k] * gradient[j, k]
-        scale = one / norm[j]
+            along += weight[j, k] * gradient[j, k]
+        along *= scale * scale
         for k in range(gradient.shape[1]):
-            diff[j, k] += scale * (gradient[j, k] - along * unit[j, k])
+            projected = scale * (gradient[j, k] - along * weight[j, k])
+            diff[j, k] = projected + beta * diff[j, k]

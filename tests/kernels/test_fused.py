@@ -5,7 +5,7 @@ import pytest
 
 from caffe_margin.gradient import ALL_RULES
 from caffe_margin.kernels.fused import Fused, add_rows, blocks
-from caffe_margin.kernels.row_passes import add_projected, normalize
+from caffe_margin.kernels.row_passes import normalize, project
 
 
 @pytest.mark.parametrize("rule", ALL_RULES, ids=lambda rule: rule.name)
@@ -37,10 +37,9 @@ def test_blocks_cover_every_row_once():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_add_projected_is_the_derivative_of_the_normalisation(dtype):
+def test_project_is_the_derivative_of_the_normalisation(dtype):
     rng = np.random.default_rng(0)
     weight, gradient = rng.normal(size=(2, 4, 3))
-    lengths = np.linalg.norm(weight, axis=1)
 
     def objective(w):
         return (gradient * w / np.linalg.norm(w, axis=1, keepdims=True)).sum()
@@ -50,12 +49,13 @@ def test_add_projected_is_the_derivative_of_the_normalisation(dtype):
         h = np.zeros_like(weight)
         h[index] = 1e-6
         expected[index] = (objective(weight + h) - objective(weight - h)) / 2e-6
-    arrays = gradient, weight / lengths[:, None], lengths, np.ones_like(weight)
-    arrays = [array.astype(dtype) for array in arrays]
-    add_projected(*arrays)
-    np.testing.assert_allclose(
-        arrays[3] - 1, expected, atol={np.float32: 1e-5, np.float64: 1e-9}[dtype]
-    )
+    tolerance = {np.float32: 1e-5, np.float64: 1e-9}[dtype]
+    gradient, weight = gradient.astype(dtype), weight.astype(dtype)
+    norm, diff = np.linalg.norm(weight, axis=1), np.ones_like(weight)
+    project(gradient, weight, norm, dtype(1), diff)
+    np.testing.assert_allclose(diff - 1, expected, atol=tolerance)
+    project(gradient, weight, norm, dtype(0), gradient)
+    np.testing.assert_allclose(gradient, expected, atol=tolerance)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
