@@ -7,7 +7,8 @@ from anybody's Caffe. Every recording may hold
     format_version   () int    of this description; absent means 1. A higher one is refused
     source           () str    what recorded it
     rule             () str    "paper" or "exact", or (3,) bool, the switches of `GradientRule` in
-                               their order; absent means the paper's, which is Caffe's
+                               their order; absent means what the layer's text says in its own
+                               ``gradient`` field: PAPER, Caffe's, where it has none
 
 and is of the first of these kinds whose keys it has. M is the batch, N the classes, K the features;
 D is float32 or float64, the layer's Dtype, one for the whole file.
@@ -45,8 +46,9 @@ D is float32 or float64, the layer's Dtype, one for the whole file.
     weight_after_iterations            (n,) int      optional
     weight_after                       (n, N, K) D   the weight after that many iterations
 
-``net``: a whole net, one Forward and one Backward. Its MarginInnerProduct and SoftmaxWithLoss
-layers are replayed, the others are not.
+``net``: a whole net, one Forward and one Backward. Its MarginInnerProduct layers, those among them
+that are Python layers of `caffe_margin.pycaffe`, and its SoftmaxWithLoss layers are replayed, the
+others are not.
 
     net, phase                         () str        prototxt text; TRAIN or TEST
     blob/NAME/data, blob/NAME/diff     D             each blob afterwards
@@ -56,7 +58,9 @@ layers are replayed, the others are not.
 
 from __future__ import annotations
 
+import math
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import astuple, dataclass, replace
 from importlib import metadata
@@ -66,12 +70,12 @@ from google.protobuf import text_format
 from numpy.typing import NDArray
 
 from caffe_margin import caffe_margin_pb2 as pb
-from caffe_margin import prototxt
+from caffe_margin import prototxt, rewrite
 from caffe_margin.gradient import NAMED_RULES, GradientRule
-from caffe_margin.layers.layer import DTYPES, Blob, FloatArray, describe
+from caffe_margin.layers.layer import DTYPES, Blob, FloatArray, canonical_axis, describe
 from caffe_margin.layers.margin_inner_product import ENGINES, MarginInnerProduct
 from caffe_margin.layers.softmax_with_loss import SoftmaxWithLoss
-from caffe_margin.npz import read_arrays
+from caffe_margin.npz import MAX_BYTES, read_arrays
 from caffe_margin.sgd import SGD
 from caffe_margin.upgrade import upgrade_net, upgrade_solver
 
@@ -79,6 +83,8 @@ FORMAT_VERSION = 1
 MAX_FORWARDS = 10_000
 MAX_TEXT = 4 << 20
 """Characters of prototxt text in a recording."""
+MAX_LOGITS = MAX_BYTES // 16
+"""Bytes of one M x N array at most; a replay holds about ten."""
 RTOL: dict[np.dtype, float] = {np.dtype(np.float64): 1e-12, np.dtype(np.float32): 2e-6}
 """How far a blob may be from the recorded one, of the recorded one's largest magnitude."""
 
@@ -125,11 +131,13 @@ class Verification:
         kind: ``layer``, ``softmax_loss``, ``head_sgd`` or ``net``.
         source: what recorded it.
         checks: every blob under every engine.
+        not_replayed: the types of a net's layers that were not, one a layer.
     """
 
     kind: str
     source: str
     checks: tuple[Check, ...]
+    not_replayed: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -151,16 +159,22 @@ def verify(path: str | os.PathLike[str], rtol: float | None = None) -> Verificat
 
     Raises:
         OSError: the file cannot be opened.
-        ValueError: it is no recording, is damaged or of a later format, or holds what the layer
-            refuses.
+        ValueError: it is no recording, is damaged or of a later format, is too large to replay, or
+            holds what the layer refuses.
+
+    Warns:
+        UnknownFieldWarning: a field of its prototxt was skipped.
     """
     recording = _Recording(read_arrays(path))
     try:
-        with np.errstate(all="ignore"):
-            kind, checks = _replay(recording, rtol)
-            return Verification(kind, recording.source, tuple(checks))
+        with np.errstate(all="ignore"), warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            verification = _replay(recording, rtol)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+    for warning in caught:
+        warnings.warn(f"{path}: {warning.message}", warning.category, stacklevel=2)
+    return verification
 
 
 class _Recording:
@@ -183,7 +197,7 @@ class _Recording:
             and all(want in (None, dim) for dim, want in zip(array.shape, shape, strict=True))
         )
         if array.dtype.kind not in kinds or not fits:
-            what = {"b": "bool", "iu": "int", "U": "str"}.get(kinds, "float or int")
+            what = {"b": "bool", "iu": "int", "U": "str", "f": "float"}.get(kinds, "float or int")
             wanted = "" if shape is None else f"{shape} ".replace("None", "any")
             raise ValueError(f"{key} is {describe(array)}; it must be {wanted}{what}")
         return array
@@ -214,6 +228,7 @@ class _Recording:
         key = "layer" if "layer" in self else "net"
         net = prototxt.parse_text(self.text(key), pb.NetParameter(), filename=key)
         upgrade_net(net)
+        rewrite.restore(net)
         return net
 
     @property
@@ -231,8 +246,7 @@ class _Recording:
         return GradientRule.of(self.text("rule"))
 
 
-def _replay(recording: _Recording, rtol: float | None) -> tuple[str, list[Check]]:
-    """Return the recording's kind and its checks."""
+def _replay(recording: _Recording, rtol: float | None) -> Verification:
     if not {"layer", "net"} & recording.arrays.keys():
         held = sorted(recording.arrays)
         some = ", ".join(ascii(key)[1:-1][:40] for key in held[:5]) + ", ..." * (len(held) > 5)
@@ -248,15 +262,18 @@ def _replay(recording: _Recording, rtol: float | None) -> tuple[str, list[Check]
             raise ValueError(f"format_version is {version}; the first is 1")
     if "layer" not in recording:
         if "solver" in recording:
-            return "head_sgd", list(_replay_head_sgd(recording, rtol))
-        return "net", list(_replay_net(recording, rtol))
+            checks = _replay_head_sgd(recording, rtol)
+            return Verification("head_sgd", recording.source, tuple(checks))
+        return _replay_net(recording, rtol)
     layers = recording.net().layer
     if len(layers) != 1:
         raise ValueError(f"layer holds {len(layers)} layers; it must hold one")
     if layers[0].type == MarginInnerProduct.type:
-        return "layer", list(_replay_layer(recording, layers[0], rtol))
+        checks = _replay_layer(recording, layers[0], rtol)
+        return Verification("layer", recording.source, tuple(checks))
     if layers[0].type == SoftmaxWithLoss.type:
-        return "softmax_loss", list(_replay_softmax_loss(recording, layers[0], rtol))
+        checks = _replay_softmax_loss(recording, layers[0], rtol)
+        return Verification("softmax_loss", recording.source, tuple(checks))
     raise ValueError(
         f"the layer is of type {layers[0].type!r}; {MarginInnerProduct.type} and "
         f"{SoftmaxWithLoss.type} can be replayed"
@@ -277,15 +294,20 @@ def _replay_layer(
     param_propagate_down = recording.array("param_propagate_down", "b", (1,)).tolist()
     if not propagate_down and "bottom0_diff" in recording:
         raise ValueError("there is a bottom0_diff, though propagate_down[0] is false")
+    top_shape = _top_shape(layer_param, x.shape, x.dtype)
     for engine in ENGINES:
         layer = _make_layer(layer_param, recording, engine, weight)
         layer.blobs[0].diff[...] = weight_diff
         layer.param_propagate_down = param_propagate_down
+        layer.check([Blob(x), Blob(label)])
+        # Before anything of the top's size is made: a small file can ask for a large top.
+        top_diff = recording.floats("top0_diff", top_shape)
+        recording.floats("top0_data", top_shape)
         lambdas = []
         for _ in range(forwards):
             top = layer.forward(x, label)
             lambdas.append(layer.lambda_)
-        bottom, top_diff = Blob(x), recording.floats("top0_diff", top.shape)
+        bottom = Blob(x)
         layer.backward_cpu([Blob(top, top_diff)], [propagate_down, False], [bottom])
         computed = {
             "top0_data": top,
@@ -315,9 +337,9 @@ def _replay_softmax_loss(
     recording: _Recording, layer_param: pb.LayerParameter, rtol: float | None
 ) -> Iterator[Check]:
     layer = SoftmaxWithLoss(layer_param)
-    loss = layer.forward(
-        recording.first_floats("bottom0_data"), recording.array("bottom1_data", "fiu")
-    )
+    scores = recording.first_floats("bottom0_data")
+    _check_logits(scores.shape, scores.dtype)
+    loss = layer.forward(scores, recording.array("bottom1_data", "fiu"))
     yield _compare("top0_data", "", loss, recording.floats("top0_data"), rtol)
     if "bottom0_diff" in recording:
         yield _compare("bottom0_diff", "", layer.backward(), recording.floats("bottom0_diff"), rtol)
@@ -341,6 +363,7 @@ def _replay_head_sgd(recording: _Recording, rtol: float | None) -> Iterator[Chec
         raise ValueError(
             f"fc5 is {fc5.shape} and label {label.shape}; both must hold T batches, 1 or more"
         )
+    _top_shape(layer_param, fc5.shape[1:], fc5.dtype)
     T = len(fc5)
     recorded = {key: recording.floats(key, (T,)) for key in ("loss", "lambda_")}
     after: dict[int, FloatArray] = {}
@@ -349,6 +372,8 @@ def _replay_head_sgd(recording: _Recording, rtol: float | None) -> Iterator[Chec
         weights = recording.floats("weight_after", (len(iterations), *weight_before.shape))
         if not all(1 <= iteration <= T for iteration in iterations):
             raise ValueError(f"weight_after_iterations is {iterations}; all must lie in [1, {T}]")
+        if len(set(iterations)) < len(iterations):
+            raise ValueError(f"weight_after_iterations is {iterations}; one is there twice")
         after = dict(zip(iterations, weights, strict=True))
 
     for engine in ENGINES:
@@ -378,22 +403,32 @@ def _replay_head_sgd(recording: _Recording, rtol: float | None) -> Iterator[Chec
             yield _compare(f"weight_after {i}", engine, blob, after[i], rtol)
 
 
-def _replay_net(recording: _Recording, rtol: float | None) -> Iterator[Check]:
+def _replay_net(recording: _Recording, rtol: float | None) -> Verification:
     """Replay each layer we have as a recording of its own, of the kinds above."""
     net = prototxt.filter_net(recording.net(), recording.text("phase"))
-    tops = [top for layer in net.layer for top in layer.top]
+    # A loss may have no top; Caffe's Net then adds one of this name.
+    tops = [top for layer in net.layer for top in layer.top or ["(automatic)"]]
     bottoms = [bottom for layer in net.layer for bottom in layer.bottom]
-    replayed = 0
+    params = [spec.name for layer in net.layer for spec in layer.param]
+    checks: list[Check] = []
+    not_replayed: list[str] = []
     for layer_param in net.layer:
         is_margin = layer_param.type == MarginInnerProduct.type
         if not is_margin and layer_param.type != SoftmaxWithLoss.type:
+            not_replayed.append(layer_param.type)
             continue
         name = layer_param.name
-        if len(layer_param.bottom) != 2 or not layer_param.top:
+        if len(layer_param.bottom) != 2:
             raise ValueError(f"layer {name!r} has {len(layer_param.bottom)} bottoms; it needs 2")
-        x, label, top = (*layer_param.bottom, layer_param.top[0])
-        if tops.count(top) > 1 or (not is_margin and len(layer_param.loss_weight) > 1):
-            continue  # a layer above has overwritten the top in place
+        x, label = layer_param.bottom
+        top = (*layer_param.top, "(automatic)")[0]
+        if (
+            tops.count(top) > 1  # a layer above has overwritten the top in place
+            or (not layer_param.top and f"blob/{top}/data" not in recording)
+            or (not is_margin and len(layer_param.loss_weight) > 1)
+        ):
+            not_replayed.append(layer_param.type)
+            continue
         keys = {
             "bottom0_data": f"blob/{x}/data",
             "bottom1_data": f"blob/{label}/data",
@@ -421,13 +456,40 @@ def _replay_net(recording: _Recording, rtol: float | None) -> Iterator[Check]:
         if "rule" in recording:
             arrays["rule"] = recording.arrays["rule"]
         replay = _replay_layer if is_margin else _replay_softmax_loss
+        # Layers that share a weight by its name add to one diff, and each may normalise it.
+        weight_name = layer_param.param[0].name if layer_param.param else ""
+        shared = bool(weight_name) and params.count(weight_name) > 1
         for check in replay(_Recording(arrays), layer_param, rtol):
-            replayed += 1
-            yield replace(check, blob=f"{ascii(name)[1:-1]}/{check.blob}")
-    if not replayed:
+            if not (shared and check.blob in ("blob0_data", "blob0_diff")):
+                checks.append(replace(check, blob=f"{ascii(name)[1:-1]}/{check.blob}"))
+    if not checks:
         raise ValueError(
             f"the net has no {MarginInnerProduct.type} or {SoftmaxWithLoss.type} that can be "
             f"replayed"
+        )
+    return Verification("net", recording.source, tuple(checks), tuple(not_replayed))
+
+
+def _top_shape(
+    layer_param: pb.LayerParameter, shape: tuple[int, ...], dtype: np.dtype
+) -> tuple[int, ...]:
+    """Return the top's shape for a bottom's.
+
+    Raises:
+        ValueError: the layer's axis is out of range, or a replay would take too much memory.
+    """
+    param = layer_param.margin_inner_product_param
+    axis = canonical_axis(param.axis, shape, layer_param.name)
+    top_shape = (*shape[:axis], param.num_output)
+    _check_logits(top_shape, dtype)
+    return top_shape
+
+
+def _check_logits(shape: tuple[int, ...], dtype: np.dtype) -> None:
+    size = math.prod(shape) * dtype.itemsize
+    if size > MAX_LOGITS:
+        raise ValueError(
+            f"its logits, {shape} {dtype}, take {size} bytes; up to {MAX_LOGITS} are replayed"
         )
 
 
@@ -488,6 +550,7 @@ def record(
     weight_diff: FloatArray,
     *,
     gradient: str | GradientRule = "paper",
+    engine: str = "fused",
     iteration: int | None = None,
 ) -> dict[str, NDArray]:
     """Run Forward and Backward, and return the recording, of kind ``layer``.
@@ -500,6 +563,7 @@ def record(
         top_diff: what comes down from above, of the top's shape.
         weight_diff: (N, K), what the weight's diff holds before Backward adds to it.
         gradient: ``"paper"``, ``"exact"`` or a `GradientRule`.
+        engine: ``"fused"`` or ``"line_by_line"``.
         iteration: which Forward it is, for lambda; None for the first after the message's
             ``iteration``.
 
@@ -518,7 +582,7 @@ def record(
         caffes.top.append("lambda")
 
     rule = GradientRule.of(gradient)
-    layer = MarginInnerProduct(caffes, gradient=rule)
+    layer = MarginInnerProduct(caffes, gradient=rule, engine=engine)
     layer.param_propagate_down = [True]
     layer.weight = weight
     if weight_diff.shape != weight.shape or weight_diff.dtype != weight.dtype:

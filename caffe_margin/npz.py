@@ -13,6 +13,7 @@ import math
 import os
 import re
 import struct
+import sys
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -130,6 +131,8 @@ def _read_array(file: IO[bytes], size: int) -> NDArray:
             raise ValueError("it is cut short")
     if file.read(1):  # the checksum is compared where the member ends
         raise ValueError("it goes on after its end")
+    if dtype.kind == "U" and (data.view(dtype.byteorder + "u4") > sys.maxunicode).any():
+        raise ValueError("it holds what is no character")  # numpy dies of it later
     array = data.view(dtype).reshape(shape, order="F" if fortran_order else "C")
     return np.ascontiguousarray(array, dtype.newbyteorder("=")).reshape(shape)
 

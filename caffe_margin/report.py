@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from rich.console import Console
@@ -84,6 +85,8 @@ def compare_table(comparison: Comparison) -> Table:
 def verify_lines(verifications: Mapping[str, Verification], verbose: bool) -> Iterator[str]:
     """Yield a line a recording, and with ``verbose`` a line a blob; then what is out of tolerance.
 
+    With ``verbose`` the types of a net's layers that were not replayed are named too.
+
     These are lines and no table: a path is never folded, so that a program may read them.
     """
 
@@ -114,15 +117,19 @@ def verify_lines(verifications: Mapping[str, Verification], verbose: bool) -> It
             ]
             yield "  ".join(aligned).rstrip()
     for path, verification in verifications.items():
+        if verbose and verification.not_replayed:
+            counts = Counter(verification.not_replayed).items()
+            yield f"{path}: not replayed: " + ", ".join(f"{n} {type_}" for type_, n in counts)
         if verification.ok:
             continue
         worst = verification.worst
         others = sum(not check.ok for check in verification.checks) - 1
         engine = f" ({worst.engine})" if worst.engine else ""
+        digits = ".17g" if worst.dtype == "float64" else ".9g"  # those that tell two values apart
         yield (
-            f"{path}: {worst.blob}{engine} differs at {worst.index}: {worst.computed:.9g}, "
-            f"recorded {worst.recorded:.9g}; off by {worst.relative:.2e} of the blob's largest, "
-            f"tolerance {worst.rtol:g}" + (f"; {others} more" if others else "")
+            f"{path}: {worst.blob}{engine} differs at {worst.index}: {worst.computed:{digits}}, "
+            f"recorded {worst.recorded:{digits}}; off by {worst.relative:.2e} of the blob's "
+            f"largest, tolerance {worst.rtol:g}" + (f"; {others} more" if others else "")
         )
     failed = sum(not verification.ok for verification in verifications.values())
     yield f"{len(verifications)} replayed, {failed} out of tolerance"

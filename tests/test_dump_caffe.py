@@ -172,6 +172,37 @@ def test_inputs_from_a_file_or_a_recording(dump, tmp_path):
         np.testing.assert_array_equal(again[key], recording[key])
 
 
+def test_features_are_drawn_about_the_given_labels(dump, tmp_path):
+    label = np.arange(24) % 7
+    np.savez(tmp_path / "in.npz", label=label)
+    path = dump("--layer", "fc6", "--inputs", str(tmp_path / "in.npz"), type="SINGLE")
+    recording = read_arrays(path)
+    np.testing.assert_array_equal(recording["bottom1_data"], label)
+    x, weight = recording["bottom0_data"], recording["blob0_data_before"][label]
+    cos = (x * weight).sum(1) / np.linalg.norm(x, axis=1) / np.linalg.norm(weight, axis=1)
+    assert cos.std() > 0.6  # 0.25 for features that know nothing of their class
+
+
+def test_a_prototxt_that_is_not_utf_8(dump, caffe, tmp_path):
+    data = NOWHERE + "\n# caf\udce9\n"
+    net = tmp_path / "latin.prototxt"
+    text = HEAD.format(type="DOUBLE", data=data, top="")
+    net.write_bytes(text.encode("utf-8", "surrogateescape"))
+    assert dump_caffe.main([str(net), "--layer", "fc6", "--out", str(tmp_path)]) == 0
+
+
+def test_the_phase_is_in_the_name(dump):
+    assert dump("--net", "--phase", "TEST", data=INPUT).name == "head_TEST_seed0.npz"
+
+
+def test_what_an_earlier_run_left_behind(dump, tmp_path):
+    (tmp_path / "out" / "fc6_seed0.npz.tmp").mkdir(parents=True)
+    first = dump("--layer", "fc6")
+    assert dump("--layer", "fc6") == first
+    names = sorted(path.name for path in first.parent.iterdir())
+    assert names == ["fc6_seed0.npz", "fc6_seed0.npz.tmp"]
+
+
 def test_whole_net(dump, tmp_path):
     np.savez(tmp_path / "in.npz", label=[6, 5, 4, 3])
     path = dump("--net", "--inputs", str(tmp_path / "in.npz"), data=INPUT)
@@ -209,6 +240,7 @@ def test_gpu(dump, caffe):
         (["--layer", "data"], "of type ImageData; MarginInnerProduct and"),
         (["--layer", "fc6", "--shape", "4"], "axis 1 is out of range"),
         (["--layer", "fc6", "--inputs", "labels"], "a label is outside [0, 7)"),
+        (["--layer", "fc6", "--inputs", "few"], "bottom1_data is (3,), but the net's is (24,)"),
         (["--layer", "fc6", "--inputs", "weight"], "blob0_data_before is (2, 2), but the net's is"),
         (["--layer", "fc6", "--inputs", "net.prototxt"], "dump_caffe: "),
         (["--layer", "fc6", "--inputs", "nothing"], "No such file"),
@@ -219,6 +251,8 @@ def test_mistakes(caffe, tmp_path, capsys, monkeypatch, arguments, message):
     Path("net.prototxt").write_text(HEAD.format(type="DOUBLE", data=NOWHERE, top=""))
     with open("labels", "wb") as file:
         np.savez(file, label=np.full(24, 7))
+    with open("few", "wb") as file:
+        np.savez(file, label=[0, 1, 2])
     with open("weight", "wb") as file:
         np.savez(file, weight=np.ones((2, 2)))
     assert dump_caffe.main(["net.prototxt", "--out", "out", *arguments]) == 2
@@ -226,6 +260,37 @@ def test_mistakes(caffe, tmp_path, capsys, monkeypatch, arguments, message):
     assert message in error
     assert error.count("\n") == 1
     assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "old", "new", "message"),
+    [
+        (["--layer", "fc6"], "num_output: 7", "", "'fc6' has no num_output"),
+        (["--net"], "num_output: 7", "num_output: 0", "'fc6' has no num_output"),
+        (["--net"], "", "", "'fc6' needs two tops"),
+        (["--layer", "fc6"], "num_output: 7", "num_output: 7 axis: 0", "Caffe wants 24 labels"),
+        (["--layer", "fc6", "--weights", "none"], "", "", "there is no file none"),
+        (["--net", "--weights", "none"], "", "", "there is no file none"),
+    ],
+)
+def test_mistakes_that_caffe_would_die_of(
+    caffe, tmp_path, capsys, monkeypatch, arguments, old, new, message
+):
+    monkeypatch.chdir(tmp_path)
+    caffe.Net = pytest.fail
+    Path("net").write_text(HEAD.format(type="DOUBLE", data=INPUT, top="").replace(old, new))
+    assert dump_caffe.main(["net", "--out", "out", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("shape", ["0,4", "-1,4", "a,b", "4,", "", "1.5"])
+def test_shapes_that_are_none(shape, capsys):
+    with pytest.raises(SystemExit) as caught:
+        dump_caffe.main(["net", "--layer", "fc6", "--out", "out", f"--shape={shape}"])
+    assert caught.value.code == 2
+    assert f"{shape!r} is not positive numbers" in capsys.readouterr().err
 
 
 def test_without_caffe(monkeypatch, capsys):

@@ -1,6 +1,7 @@
 """Recordings: each is replayed, and what is wrong with one is named."""
 
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,14 @@ from hypothesis import strategies as st
 from recordings import FOLDER, load, recordings
 
 from caffe_margin import caffe_margin_pb2 as pb
-from caffe_margin import dumps
+from caffe_margin import dumps, rewrite
 from caffe_margin.gradient import ALL_RULES, EXACT
-from caffe_margin.kernels import fused
+from caffe_margin.kernels import fused, row_passes
 from caffe_margin.npz import write_arrays
+from caffe_margin.text_format import UnknownFieldWarning
 
 NET = FOLDER.parent / "caffe_net.npz"
+EXACT_RULE = FOLDER.parent / "exact_quadruple_float64.npz"
 LAYER = FOLDER / "triple_float64_annealed.npz"
 LOSS = FOLDER / "softmax_loss_default.npz"
 SGD = FOLDER / "head_sgd_quadruple.npz"
@@ -97,6 +100,52 @@ def test_net_with_shared_blobs(write, text, lost):
     verification = dumps.verify(write(changed(NET, net=net)))
     assert whole - {check.blob for check in verification.checks} == lost
     assert verification.ok
+
+
+def test_net_with_the_plugin(write):
+    """The same net, its layer a Python layer of ours."""
+    whole = dumps.verify(NET)
+    net = rewrite.to_python(str(load(NET)["net"])).text
+    assert 'type: "Python"' in net
+    verification = dumps.verify(write(changed(NET, net=np.array(net))))
+    assert verification.checks == whole.checks
+    assert verification.not_replayed == ("Input", "Convolution", "PReLU", "InnerProduct")
+
+
+def test_net_with_a_shared_weight(write):
+    """Two heads alike on one weight; each of its diffs is then the sum of both."""
+    arrays = load(NET)
+    (layer,) = (line for line in str(arrays["net"]).splitlines() if '"fc6" type' in line)
+    shared = layer.replace("margin_inner", 'param { name: "w" } margin_inner', 1)
+    second = shared.replace('name: "fc6"', 'name: "fc7"').replace('"lambda"', '"lambda2"')
+    second = second.replace('top: "fc6"', 'top: "fc7"')
+    arrays["net"] = np.array(str(arrays["net"]).replace(layer, f"{shared}\n{second}"))
+    arrays["param/fc6/0/diff"] *= 2
+    for key in list(arrays):
+        copied = key.replace("/fc6/", "/fc7/").replace("/lambda/", "/lambda2/")
+        arrays[copied] = arrays[key]
+    verification = dumps.verify(write(arrays))
+    assert verification.ok
+    assert {check.blob for check in verification.checks} == {
+        *("fc6/top0_data", "fc6/top1_data", "fc7/top0_data", "fc7/top1_data"),
+        *("softmax_loss/top0_data", "softmax_loss/bottom0_diff"),
+    }
+
+
+def test_net_with_a_loss_without_a_top(write):
+    """Caffe adds one to each, and pycaffe calls them all (automatic)."""
+    whole = dumps.verify(NET)
+    arrays = load(NET)
+    arrays["net"] = np.array(str(arrays["net"]).replace('top: "softmax_loss"', ""))
+    without = {key: arrays[key] for key in arrays if not key.startswith("blob/softmax_loss/")}
+    loss = {"blob/(automatic)/data": arrays["blob/softmax_loss/data"]}
+    assert dumps.verify(write(without | loss)).checks == whole.checks
+
+    another = f'{arrays["net"]} layer {{ type: "EuclideanLoss" bottom: "a" bottom: "b" }}'
+    for some in (without, without | loss | {"net": np.array(another)}):
+        verification = dumps.verify(write(some))
+        assert {check.blob.split("/")[0] for check in verification.checks} == {"fc6"}
+        assert "SoftmaxWithLoss" in verification.not_replayed
 
 
 # What is off is named
@@ -198,6 +247,31 @@ def test_recorded_under_a_rule(write, rule):
     assert dumps.verify(write(our_recording(rule))).ok
 
 
+def test_recording_of_the_exact_rule(monkeypatch):
+    """Both engines, from a file; and the compiled pass that no recording of Caffe runs."""
+    verification = dumps.verify(EXACT_RULE)
+    assert verification.ok
+    assert {check.engine for check in verification.checks} == {"fused", "line_by_line"}
+    assert str(load(EXACT_RULE)["rule"]) == "exact"
+
+    def flipped(gradient, *others):
+        original(-gradient, *others)
+
+    original = row_passes.project
+    monkeypatch.setattr(row_passes, "project", flipped)
+    wrong = [check for check in dumps.verify(EXACT_RULE).checks if not check.ok]
+    assert [(check.blob, check.engine) for check in wrong] == [("blob0_diff", "fused")]
+
+
+def test_without_the_key_the_rule_is_the_texts(write):
+    arrays = load(EXACT_RULE)
+    del arrays["rule"]
+    assert not dumps.verify(write(arrays)).ok
+    field = "margin_inner_product_param { gradient: EXACT"
+    layer = str(arrays["layer"]).replace("margin_inner_product_param {", field)
+    assert dumps.verify(write(arrays | {"layer": np.array(layer)})).ok
+
+
 def test_another_rule_differs(write):
     recording = our_recording(EXACT)
     assert str(recording["rule"]) == "exact"
@@ -274,6 +348,8 @@ OTHERS = {
     "zero weight": (LAYER, {"blob0_data_before": np.zeros((10, 16))}, "row 0 of the weight"),
     "float32 within": (LAYER, {"top0_data": np.zeros((24, 10), "f4")}, "recording is float64"),
     "iteration": (SGD, {"weight_after_iterations": np.array([1, 2, 3, 41])}, r"in \[1, 40\]"),
+    "twice": (SGD, {"weight_after_iterations": np.array([1, 9, 9, 40])}, "is there twice"),
+    "int": (LAYER, {"top0_diff": np.zeros((24, 10), int)}, r"must be \(24, 10\) float$"),
     "policy": (SGD, {"solver": np.array('lr_policy: "plateau"')}, "lr_policy 'plateau'"),
     "solver": (SGD, {"solver": np.array('type: "Adam" lr_policy: "fixed"')}, "'Adam'"),
     "iter_size": (SGD, {"solver": np.array('lr_policy: "fixed" iter_size: 2')}, "iter_size is 2"),
@@ -289,6 +365,48 @@ def test_refused(write, case):
     with pytest.raises(ValueError, match=message) as caught:
         dumps.verify(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("path", [LAYER, LOSS, SGD, NET], ids=["layer", "loss", "sgd", "net"])
+def test_too_many_logits(path, monkeypatch):
+    monkeypatch.setattr(dumps, "MAX_LOGITS", 100)
+    with pytest.raises(ValueError, match=r"logits, .* bytes; up to 100 are replayed"):
+        dumps.verify(path)
+
+
+def test_small_files_that_ask_for_large_tops(write):
+    """Of 4000 samples and classes, 64 MB an array; and of 20,000, which are not in the file."""
+
+    def peak(arrays, message):
+        path = write(arrays)
+        tracemalloc.start()
+        with pytest.raises(ValueError, match=message):
+            dumps.verify(path)
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    def layer(N):
+        return str(load(LAYER)["layer"]).replace("num_output: 10", f"num_output: {N}")
+
+    one, label = np.ones((4000, 1)), np.zeros(4000)
+    weights = {"blob0_data_before": one, "blob0_diff_before": one}
+    bottoms = {"bottom0_data": one, "bottom1_data": label, "layer": np.array(layer(4000))}
+    message = r"top0_diff is .* must be \(4000, 4000\)"
+    assert peak(changed(LAYER, **weights, **bottoms), message) < 10e6
+
+    one, label = np.ones((20_000, 1), np.float32), np.zeros((1, 20_000))
+    net = np.array(str(load(SGD)["net"]).replace("num_output: 10", "num_output: 20000"))
+    assert "20000" in str(net)
+    large = changed(SGD, fc5=one[None], label=label, weight_before=one, net=net)
+    assert peak(large, "take 1600000000 bytes") < 10e6
+
+
+def test_warnings_name_the_file(write):
+    layer = str(load(LAYER)["layer"]).replace("name:", "colour: 3 name:", 1)
+    path = write(changed(LAYER, layer=np.array(layer)))
+    with pytest.warns(UnknownFieldWarning, match=rf"^{path}: layer:\d+: .*colour"):
+        assert dumps.verify(path).ok
 
 
 def test_foreign_files(tmp_path, write):

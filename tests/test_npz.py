@@ -83,6 +83,8 @@ HOSTILE = {
     "exabytes": ([("a.npy", npy(header(shape="(1000000000000,)"), bytes(8)))], "another number"),
     "other member": ([("a.npy", ONE), ("readme.txt", b"hello")], "'readme.txt' is no array"),
     "folder": ([("a/", b"")], "'a/' is no array"),
+    "no character": ([("a.npy", npy(header("'<U1'"), b"\0\0\x11\0"))], "no character"),
+    "big endian": ([("a.npy", npy(header("'>U1'"), b"\0\x11\0\0"))], "no character"),
     "escapes": ([("\x1b[31m", b"")], r"'\\x1b\[31m' is no array"),
 }
 
@@ -94,6 +96,14 @@ def test_hostile_member(tmp_path, case):
     with pytest.raises(ValueError, match=message) as caught:
         read_arrays(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("descr", ["<U1", ">U1"])
+@pytest.mark.parametrize("point", [0x10FFFF, 0xD800])
+def test_every_code_point(tmp_path, descr, point):
+    data = np.array([point], descr.replace("U1", "u4")).tobytes()
+    path = archive(tmp_path, [("a.npy", npy(header(repr(descr)), data))])
+    assert read_arrays(path)["a"].tolist() == [chr(point)]
 
 
 def test_version_2_header(tmp_path):

@@ -15,6 +15,7 @@ import argparse
 import os
 import sys
 import tempfile
+import uuid
 import zipfile
 from typing import Any, Dict, List, Optional, Tuple
 
@@ -36,6 +37,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
         print(f"dump_caffe: no pycaffe here: {error}", file=sys.stderr)
         return 2
     try:
+        if options.weights and not os.path.isfile(options.weights):
+            raise ValueError(f"there is no file {options.weights}")
         if options.gpu is None:
             caffe.set_mode_cpu()
         else:
@@ -51,7 +54,10 @@ def main(arguments: Optional[List[str]] = None) -> int:
         recording["source"] = np.array(
             f"Caffe {version}, {mode}, by dump_caffe.py with seed {options.seed}"
         )
-        file = f"{name.replace(os.sep, '_') or 'net'}_seed{options.seed}.npz"
+        name = name.replace(os.sep, "_") or "net"
+        if options.net and options.phase == "TEST":
+            name += "_TEST"
+        file = f"{name}_seed{options.seed}.npz"
         path = os.path.join(options.out, file)
         write(path, recording)
     except (OSError, ValueError, zipfile.BadZipFile) as error:
@@ -81,7 +87,7 @@ def parse(arguments: Optional[List[str]]) -> argparse.Namespace:
     parser.add_argument(
         "--shape",
         metavar="D,D,...",
-        type=lambda text: tuple(int(dim) for dim in text.split(",")),
+        type=dimensions,
         help="--layer: the shape of bottom[0] (default: the file's, or 24,16)",
     )
     parser.add_argument(
@@ -100,12 +106,21 @@ def parse(arguments: Optional[List[str]]) -> argparse.Namespace:
     return options
 
 
+def dimensions(text: str) -> Tuple[int, ...]:
+    """Parse a shape."""
+    dims = text.split(",")
+    if not all(dim.strip().isdecimal() and int(dim) for dim in dims):
+        raise argparse.ArgumentTypeError(f"{text!r} is not positive numbers with commas between")
+    return tuple(int(dim) for dim in dims)
+
+
 def record_layer(caffe: Any, options: argparse.Namespace) -> Tuple[str, Dict[str, Any]]:
     """Run one layer by itself; return its name and the recording."""
     from caffe.proto import caffe_pb2
     from google.protobuf import text_format
 
-    layer = find_layer(read_text(options.prototxt), options.layer)
+    net_param, _ = read_text(options.prototxt)
+    layer = find_layer(net_param, options.layer)
     given = {ALIASES.get(name, name): a for name, a in read_inputs(options.inputs).items()}
     rng = np.random.RandomState(options.seed)
     is_margin = layer.type == MARGIN
@@ -114,10 +129,13 @@ def record_layer(caffe: Any, options: argparse.Namespace) -> Tuple[str, Dict[str
     if not -len(shape) <= param.axis < len(shape):
         raise ValueError(f"axis {param.axis} is out of range for a bottom of {shape}")
     axis = param.axis % len(shape)
+    if is_margin and axis == 0 and shape[0] != 1:
+        raise ValueError(f"axis 0 makes one sample of {shape}, and Caffe wants {shape[0]} labels")
     label_shape = shape[:axis] if is_margin else shape[:axis] + shape[axis + 1 :]
     classes = param.num_output if is_margin else shape[axis]
     if is_margin and len(layer.top) == 1:
-        layer.top.append("lambda")  # the authors' Forward writes to top[1] without asking
+        layer.top.append("lambda")
+    check_margin([layer])
 
     # The oldest way to give a net inputs is the one that every Caffe reads.
     net_param = caffe_pb2.NetParameter(name=layer.name, force_backward=True)
@@ -134,18 +152,21 @@ def record_layer(caffe: Any, options: argparse.Namespace) -> Tuple[str, Dict[str
     drawn: Dict[str, Any] = {"bottom1_data": rng.randint(classes, size=label_shape)}
     drawn["bottom0_data"] = rng.randn(*shape)
     recording: Dict[str, Any] = {}
+    put(label.data, "bottom1_data", given, drawn, recording)
+    check_labels(recording["bottom1_data"], classes)
     if is_margin:
         weight = net.params[layer.name][0]
         drawn["blob0_data_before"] = rng.randn(*weight.data.shape)
         drawn["blob0_diff_before"] = rng.randn(*weight.data.shape)
         drawn["top0_diff"] = rng.randn(*top.data.shape)
         # Cosines of random vectors lie about 0; these are to lie anywhere about the own class.
-        x = drawn["bottom0_data"].reshape(drawn["bottom1_data"].size, -1)
+        own_class = recording["bottom1_data"].reshape(-1).astype(int)
+        x = drawn["bottom0_data"].reshape(own_class.size, -1)
         if options.weights:
             drawn["blob0_data_before"] = weight.data.copy()
         rows = given.get("blob0_data_before", drawn["blob0_data_before"])
         if rows.shape == weight.data.shape:
-            own = rows[drawn["bottom1_data"].reshape(-1)]
+            own = rows[own_class]
             spread = rng.uniform(-3, 3, size=(len(x), 1))
             x += (
                 spread
@@ -156,8 +177,6 @@ def record_layer(caffe: Any, options: argparse.Namespace) -> Tuple[str, Dict[str
         put(weight.data, "blob0_data_before", given, drawn, recording)
         put(weight.diff, "blob0_diff_before", given, drawn, recording)
     put(bottom.data, "bottom0_data", given, drawn, recording)
-    put(label.data, "bottom1_data", given, drawn, recording)
-    check_labels(recording["bottom1_data"], classes)
 
     lambdas = []
     for _ in range(options.forwards if is_margin else 1):
@@ -191,9 +210,8 @@ def record_layer(caffe: Any, options: argparse.Namespace) -> Tuple[str, Dict[str
 
 def record_net(caffe: Any, options: argparse.Namespace) -> Tuple[str, Dict[str, Any]]:
     """Run a whole net; return its name and the recording."""
-    net_param = read_text(options.prototxt)
-    with open(options.prototxt) as file:
-        text = file.read()
+    net_param, text = read_text(options.prototxt)
+    check_margin(net_param.layer)
     if hasattr(caffe, "set_random_seed"):
         caffe.set_random_seed(options.seed)
     net = caffe.Net(options.prototxt, getattr(caffe, options.phase))
@@ -238,16 +256,17 @@ def record_net(caffe: Any, options: argparse.Namespace) -> Tuple[str, Dict[str, 
     return net_param.name, recording
 
 
-def read_text(path: str) -> Any:
-    """Read a prototxt as Caffe's own NetParameter."""
+def read_text(path: str) -> Tuple[Any, str]:
+    """Read a prototxt as Caffe's own NetParameter, and as it stands."""
     from caffe.proto import caffe_pb2
     from google.protobuf import text_format
 
-    with open(path) as file:
-        try:
-            return text_format.Merge(file.read(), caffe_pb2.NetParameter())
-        except text_format.ParseError as error:
-            raise ValueError(f"{path}: {error}") from None
+    with open(path, encoding="utf-8", errors="replace") as file:
+        text = file.read()
+    try:
+        return text_format.Merge(text, caffe_pb2.NetParameter()), text
+    except text_format.ParseError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def find_layer(net_param: Any, name: str) -> Any:
@@ -300,6 +319,15 @@ def put(
     recording[name] = data.copy()
 
 
+def check_margin(layers: Any) -> None:
+    """Raise ValueError where Caffe would abort, or write to a second top that is not there."""
+    for layer in layers:
+        if layer.type == MARGIN and not layer.margin_inner_product_param.num_output:
+            raise ValueError(f"layer {layer.name!r} has no num_output, or one of 0")
+        if layer.type == MARGIN and len(layer.top) < 2:
+            raise ValueError(f"layer {layer.name!r} needs two tops: Caffe writes lambda to the 2nd")
+
+
 def check_labels(label: Any, classes: int) -> None:
     """Raise ValueError where Caffe would write out of bounds."""
     if not ((label >= 0) & (label < classes)).all():
@@ -310,11 +338,11 @@ def write(path: str, recording: Dict[str, Any]) -> None:
     """Write the file, whole or not at all."""
     if not os.path.isdir(os.path.dirname(path)):
         os.makedirs(os.path.dirname(path))
-    temporary = path + ".tmp"
+    temporary = f"{path}.{uuid.uuid4().hex}.tmp"
     try:
         with open(temporary, "wb") as file:
             np.savez(file, **recording)
-        os.rename(temporary, path)
+        os.replace(temporary, path)
     except BaseException:
         if os.path.exists(temporary):
             os.unlink(temporary)

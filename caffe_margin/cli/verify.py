@@ -43,14 +43,22 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
         help="tolerance, of a blob's largest magnitude (default: 1e-12 in float64, 2e-6 in "
         "float32)",
     )
-    command.add_argument("-v", "--verbose", action="store_true", help="a line a blob")
+    command.add_argument(
+        "-v",
+        "--verbose",
+        action="store_true",
+        help="a line a blob, and which of a net's layers were not replayed",
+    )
     add_json(command)
 
 
 def _tolerance(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     if not (math.isfinite(value) and value > 0):
-        raise argparse.ArgumentTypeError(f"{text} is not positive")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
     return value
 
 
@@ -142,4 +150,5 @@ def _as_dict(path: str, verification: Verification) -> dict[str, Any]:
         "source": verification.source,
         "ok": verification.ok,
         "checks": [plain(check) for check in verification.checks],
+        "not_replayed": list(verification.not_replayed),
     }

@@ -56,12 +56,26 @@ def test_verbose(capsys):
     assert out.count("line_by_line") == 5 + out.count("internal")
 
 
+def test_layers_of_a_net_that_are_not_replayed(capsys):
+    net = str(FOLDER.parent / "caffe_net.npz")
+    line = f"{net}: not replayed: 1 Input, 1 Convolution, 1 PReLU, 1 InnerProduct"
+    assert main(["verify", "-v", net]) == 0
+    assert line in capsys.readouterr().out.splitlines()
+    assert main(["verify", net]) == 0
+    assert "not replayed" not in capsys.readouterr().out
+    assert main(["verify", "--json", net]) == 0
+    (recording,) = json.loads(capsys.readouterr().out)["recordings"]
+    assert recording["not_replayed"] == ["Input", "Convolution", "PReLU", "InnerProduct"]
+
+
 def test_out_of_tolerance(wrong, capsys):
     assert main(["verify", str(LAYER), wrong]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].endswith(" ok")
     assert lines[2].endswith(" DIFFERS")
     assert lines[3].startswith(f"{wrong}: blob0_diff (fused) differs at (1, 2): ")
+    recorded = load(wrong)["blob0_diff"][1, 2]
+    assert f", recorded {recorded:.17g}; off by" in lines[3]
     assert lines[4] == "2 replayed, 1 out of tolerance"
 
 
@@ -71,7 +85,7 @@ def test_rtol(wrong, capsys):
     for bad in ("0", "-1", "nan", "inf", "much"):
         with pytest.raises(SystemExit):
             main(["verify", "--rtol", bad, wrong])
-    capsys.readouterr()
+        assert f"{bad!r} is not a positive number" in capsys.readouterr().err
 
 
 def test_unreadable_files_do_not_stop_the_others(damaged, wrong, tmp_path, capsys):
@@ -142,7 +156,7 @@ def test_a_sign_flipped_in_the_compiled_kernel(tmp_path):
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(package, tmp_path / "caffe_margin", ignore=ignored)
     kernel = tmp_path / "caffe_margin" / "kernels" / "line_by_line.py"
-    text, sign = kernel.read_text(), "coeff_x = (Dtype(1) / -x_norm[i])"
+    text, sign = kernel.read_text(), "coeff_x = (Dtype(1) / -p.x_norm[i])"
     assert sign in text
     kernel.write_text(text.replace(sign, sign.replace("-", ""), 1))
     done = subprocess.run(
