@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 import caffe
 import numpy as np
@@ -49,6 +50,10 @@ class MarginInnerProductLayer(caffe.Layer):
             )
             seed = np.random.randint(2**31)  # noqa: NPY002
             self.layer = MarginInnerProduct(layer_param, dtype=np.float32, rng=seed)
+            if self.layer.gradient.projection and find_spec("numba") is None:
+                raise ValueError(
+                    "gradient: EXACT needs numba, which is not installed: pip install numba"
+                )
             self.layer.blobs = self.blobs
             self.layer.layer_setup(bottom, top)
             self._forward_on: object = None

@@ -37,20 +37,24 @@ def to_python(text: str, *, filename: str = "<text>") -> Rewritten:
     Raises:
         ParseError: the text is no net, or the layer's parameters have a field that the schema
             lacks, which the plugin would refuse.
-        ValueError: there is no such layer, or it has no parameters.
+        ValueError: there is no such layer, it has no parameters, or the net is of the old form.
     """
     net, layers = _layers(text, filename)
     changed = [layer for layer in layers if layer.message.type == "MarginInnerProduct"]
     if not changed:
         if names := [layer.message.name for layer in layers if is_plugin(layer.message)]:
             raise ValueError(f"{filename}: {', '.join(map(repr, names))} is a Python layer already")
-        prototxt.find_layer(net, type="MarginInnerProduct")  # says what there is instead
+        try:
+            prototxt.find_layer(net, type="MarginInnerProduct")  # says what there is instead
+        except ValueError as error:
+            raise ValueError(f"{filename}: {error}") from None
     edits = []
     for layer in changed:
-        name, param = layer.message.name, layer.entry("margin_inner_product_param")
+        param = layer.entry("margin_inner_product_param")
         inside = _inside(text, param)
         _parse_inside(text, inside, pb.MarginInnerProductParameter(), filename, strict=True)
-        lines = [f"# layer {name}\n"] if name and name.isprintable() else []
+        comment = _name_comment(layer.message.name)
+        lines = [comment] if comment else []
         lines += _lines(text[inside])
         python_param = [
             "python_param {",
@@ -70,7 +74,7 @@ def from_python(text: str, *, filename: str = "<text>") -> Rewritten:
 
     Raises:
         ParseError: the text is no net, or a ``param_str`` no MarginInnerProductParameter.
-        ValueError: there is no such layer.
+        ValueError: there is no such layer, or the net is of the old form.
     """
     _, layers = _layers(text, filename)
     changed = [layer for layer in layers if is_plugin(layer.message)]
@@ -78,28 +82,32 @@ def from_python(text: str, *, filename: str = "<text>") -> Rewritten:
         raise ValueError(f"{filename}: the net has no Python layer of the module {MODULE!r}")
     edits = []
     for layer in changed:
-        param_str = layer.message.python_param.param_str
-        parse_param_str(param_str)
-        body = _NAME_COMMENT.sub("", param_str, count=1)
+        entry, param_str = layer.entry("python_param"), layer.message.python_param.param_str
+        _parse_param_str(param_str, layer.message.name, f"{layer.place(entry)}: ")
+        body = param_str.removeprefix(_name_comment(layer.message.name))
         param = f"margin_inner_product_param {{ {body} }}"
         if "\n" in body or "#" in body:
             lines = textwrap.indent(body.rstrip("\n"), layer.step)
             param = f"margin_inner_product_param {{\n{lines}\n}}"
-        entry = layer.entry("python_param")
         edits.append((layer.entry("type"), 'type: "MarginInnerProduct"'))
         edits.append((entry, layer.indented(entry, param)))
     return Rewritten(_apply(edits, text), [layer.message.name for layer in changed])
 
 
-def restore(net: pb.NetParameter) -> None:
+def restore(net: pb.NetParameter, *, filename: str = "<net>") -> None:
     """Make the plugin's Python layers of a message MarginInnerProduct layers again, in place.
+
+    Args:
+        net: the message.
+        filename: the name that errors give.
 
     Raises:
         ParseError: a ``param_str`` is no MarginInnerProductParameter.
     """
     for layer in net.layer:
         if is_plugin(layer):
-            _, param = parse_param_str(layer.python_param.param_str)
+            param_str = layer.python_param.param_str
+            param = _parse_param_str(param_str, layer.name, f"{filename}: ")
             layer.type = "MarginInnerProduct"
             layer.ClearField("python_param")
             layer.margin_inner_product_param.CopyFrom(param)
@@ -119,16 +127,25 @@ def parse_param_str(param_str: str) -> tuple[str, pb.MarginInnerProductParameter
     """
     comment = _NAME_COMMENT.match(param_str)
     name = comment[1] if comment else LAYER
+    return name, _parse_param_str(param_str, name)
+
+
+def _parse_param_str(param_str: str, name: str, where: str = "") -> pb.MarginInnerProductParameter:
+    source = f"{where}param_str of layer {name!r}"
     param = pb.MarginInnerProductParameter()
-    prototxt.parse_text(param_str, param, filename=f"param_str of layer {name!r}", strict=True)
-    return name, param
+    return prototxt.parse_text(param_str, param, filename=source, strict=True)
+
+
+def _name_comment(name: str) -> str:
+    """Return the line that tells the plugin a layer's name; none where no comment can hold it."""
+    return f"# layer {name}\n" if name and name.isprintable() else ""
 
 
 class _Layer:
     """A layer in its text: the message, and where its entries are."""
 
-    def __init__(self, text: str, span: Span) -> None:
-        self.text = text
+    def __init__(self, text: str, span: Span, filename: str) -> None:
+        self.text, self.span, self.filename = text, span, filename
         self.message = pb.LayerParameter()
         self.spans = _parse_inside(text, _inside(text, span), self.message)
         outer, inner = self.indent(span), self.indent(self.spans[0]) if self.spans else ""
@@ -138,7 +155,13 @@ class _Layer:
         for span in self.spans:
             if span.name == name:
                 return span
-        raise ValueError(f"layer {self.message.name!r} has no {name}")
+        what = f"layer {self.message.name!r} has no {name}"
+        raise ValueError(f"{self.place(self.span)}: {what}")
+
+    def place(self, span: Span) -> str:
+        """Return an entry's file and line."""
+        line = self.text.count("\n", 0, span.start) + 1
+        return f"{self.filename}:{line}"
 
     def indent(self, span: Span) -> str:
         """Return the white space at the start of an entry's line."""
@@ -154,7 +177,12 @@ class _Layer:
 def _layers(text: str, filename: str) -> tuple[pb.NetParameter, list[_Layer]]:
     net, spans = pb.NetParameter(), list[Span]()
     text_format.parse(text, net, filename=filename, spans=spans)
-    return net, [_Layer(text, span) for span in spans if span.name == "layer"]
+    if net.layers:
+        raise ValueError(
+            f"{filename}: the net is of the old form (`layers`), which has no MarginInnerProduct; "
+            f"Caffe's upgrade_net_proto_text brings a net to the current form"
+        )
+    return net, [_Layer(text, span, filename) for span in spans if span.name == "layer"]
 
 
 def _inside(text: str, entry: Span) -> slice:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import math
 import os
+import stat
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -108,6 +109,8 @@ def read_solverstate(path: str | os.PathLike[str]) -> int:
         FileNotFoundError: there is no such file.
         ValueError: the file is HDF5, cut short, too large, or no solver state.
     """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise ValueError(f"{path}: a folder, device or pipe, not a file")
     with open(path, "rb") as file:
         data = file.read(prototxt.MAX_BINARY_BYTES + 1)
     if data.startswith(b"\x89HDF"):
@@ -116,10 +119,6 @@ def read_solverstate(path: str | os.PathLike[str]) -> int:
             f"name, and what `h5dump -d iter` prints"
         )
     state = pb.SolverState()
-    if data.lstrip()[:4] == b"iter":
-        text = data.decode("utf-8", "replace")
-        prototxt.parse_text(text, state, filename=os.fspath(path))
-        return state.iter
     try:
         state.ParseFromString(data)
     except (DecodeError, ValueError):
@@ -128,4 +127,6 @@ def read_solverstate(path: str | os.PathLike[str]) -> int:
         ) from None
     if not state.HasField("iter"):
         raise ValueError(f"{path}: no solver state: it holds no iteration")
+    if state.iter < 0:
+        raise ValueError(f"{path}: no solver state: its iteration is {state.iter}")
     return state.iter

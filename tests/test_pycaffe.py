@@ -242,6 +242,16 @@ def test_errors_of_setup(layer_class, param_str, message):
         PythonLayer(layer_class, param_str, [(M, K), (M,)])
 
 
+def test_exact_gradient_without_numba(layer_class, monkeypatch):
+    monkeypatch.setitem(sys.modules, "numba", None)
+    message = (
+        "^layer 'fc6': gradient: EXACT needs numba, which is not installed: pip install numba$"
+    )
+    with pytest.raises(ValueError, match=message):
+        PythonLayer(layer_class, PARAM + " gradient: EXACT", [(M, K), (M,)])
+    PythonLayer(layer_class, PARAM, [(M, K), (M,)])
+
+
 @pytest.mark.parametrize(("bottoms", "tops"), [(1, 1), (3, 1), (2, 0), (2, 3)])
 def test_number_of_blobs(layer_class, bottoms, tops):
     with pytest.raises(ValueError, match=f"'fc6': it has {bottoms} bottoms and {tops} tops"):

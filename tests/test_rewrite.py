@@ -98,6 +98,10 @@ def test_models(path):
         "layer { name: 'a' 'b' margin_inner_product_param {} type: # x\n 'Margin' 'InnerProduct' }",
         "layer { name: 'a\\n}' TYPE; margin_inner_product_param { }; }",
         "layer { name: 'é' TYPE margin_inner_product_param { # \udce9\n} }",
+        "layer { TYPE margin_inner_product_param {num_output: 3} }",
+        "layer { TYPE margin_inner_product_param: {\n\n\tnum_output: 3\n  type: DOUBLE\n\n} }",
+        "layer { TYPE margin_inner_product_param\n{ num_output: 3 } }",
+        "layer { type:'MarginInnerProduct' margin_inner_product_param { # c\n num_output: 3 } }",
     ],
 )
 def test_other_ways_to_write_it(layer):
@@ -135,25 +139,50 @@ def test_hand_written_param_str():
     )
 
 
+def test_comments_of_ones_own_stay():
+    text = r"""layer { NAME type: "Python" python_param {
+        param_str: COMMENT 'num_output: 3 # layer b\n' 'base: 7'
+        layer: "MarginInnerProductLayer" module: "caffe_margin.pycaffe" } }"""
+    inside = "{\n  num_output: 3 # layer b\n  base: 7\n}"
+    other = inside.replace("{", "{\n  # layer z")
+    for name, comment, expected in [
+        ("", "''", inside),
+        ("name: 'b'", "''", inside),
+        ("name: 'b'", r"'# layer b\n'", inside),
+        ("name: 'b'", r"'# layer z\n'", other),
+        ("", r"'# layer z\n'", other),
+    ]:
+        new = from_python(text.replace("NAME", name).replace("COMMENT", comment)).text
+        assert new.partition("margin_inner_product_param ")[2] == f"{expected} }}"
+    unnamed = f'layer {{ type: "MarginInnerProduct" margin_inner_product_param {other} }}'
+    assert from_python(to_python(unnamed).text).text == unnamed
+
+
 def test_nothing_to_do():
     with pytest.raises(ValueError, match="'fc6' is a Python layer already"):
         to_python(PLUGIN)
     with pytest.raises(ValueError, match=r"no Python layer of the module 'caffe_margin\.pycaffe'"):
         from_python(LAYER)
-    with pytest.raises(ValueError, match="did you mean 'MarginInnerProdukt'"):
-        to_python('layer { name: "a" type: "MarginInnerProdukt" }')
+    with pytest.raises(ValueError, match=r"^net: .*did you mean 'MarginInnerProdukt'"):
+        to_python('layer { name: "a" type: "MarginInnerProdukt" }', filename="net")
+    for change in (to_python, from_python):
+        with pytest.raises(ValueError, match=r"^net: .* old form .*upgrade_net_proto_text"):
+            change('layers { name: "a" type: RELU }', filename="net")
 
 
 def test_errors():
-    with pytest.raises(ValueError, match="layer 'a' has no margin_inner_product_param"):
-        to_python('layer { name: "a" type: "MarginInnerProduct" }')
+    with pytest.raises(ValueError, match=r"^net:2: layer 'a' has no margin_inner_product_param"):
+        to_python('\nlayer { name: "a"\ntype: "MarginInnerProduct" }', filename="net")
     with pytest.raises(
         ParseError, match=r"^net:10:9: 'tipe' is no field of .* mean 'type'"
     ) as caught:
         to_python(LAYER.replace("type: QUAD", "tipe: QUAD"), filename="net")
     assert (caught.value.line, caught.value.column) == (10, 9)
-    with pytest.raises(ParseError, match=r"^param_str of layer 'fc6':3:1: 'tipe' is no field"):
-        from_python(PLUGIN.replace("type: QUAD", "tipe: QUAD"), filename="net")
+    misspelt = PLUGIN.replace("type: QUAD", "tipe: QUAD").replace('"fc6"', '"fc7"')
+    with pytest.raises(ParseError, match=r"^net:8: param_str of layer 'fc7':3:1: 'tipe' is no"):
+        from_python(misspelt, filename="net")
+    with pytest.raises(ParseError, match=r"^net: param_str of layer 'fc7':3:1: 'tipe' is no"):
+        rewrite.restore(parse(misspelt), filename="net")
     with pytest.raises(ParseError, match=r"^net:1:"):
         to_python("layer {", filename="net")
 

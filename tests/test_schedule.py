@@ -85,10 +85,9 @@ def test_share_of_margin():
 STATE = b"\x08\x80\x7d" + b"\x12\x03a.b" + b"\x1a\x06\x2a\x04\x00\x00\x80\x3f"
 
 
-@pytest.mark.parametrize("data", [STATE, b'iter: 16000\nlearned_net: "a.b"\n'])
-def test_read_solverstate(tmp_path, data):
+def test_read_solverstate(tmp_path):
     path = tmp_path / "s_iter_16000.solverstate"
-    path.write_bytes(data)
+    path.write_bytes(STATE)
     assert read_solverstate(path) == 16000
 
 
@@ -100,11 +99,19 @@ def test_read_solverstate(tmp_path, data):
         (STATE[3:], "holds no iteration"),
         (b"", "holds no iteration"),
         (b"\x0a\x01n", "holds no iteration"),  # a net's name
-        (b"iter: x", r"s\.solverstate:1:7: "),
+        (b"iter: 16000\n", "no solver state"),  # Caffe writes no text
+        (b"\x08" + b"\xff" * 9 + b"\x01", "its iteration is -1"),
     ],
 )
 def test_what_is_no_solverstate(tmp_path, data, message):
     path = tmp_path / "s.solverstate"
     path.write_bytes(data)
     with pytest.raises(ValueError, match=message):
+        read_solverstate(path)
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "."])
+def test_a_solverstate_is_a_file(path, monkeypatch):
+    monkeypatch.setattr("builtins.open", None)
+    with pytest.raises(ValueError, match=f"^{path}: a folder, device or pipe, not a file"):
         read_solverstate(path)

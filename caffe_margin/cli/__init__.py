@@ -20,6 +20,9 @@ COMMANDS = (compare, inspect, schedule, verify, record, plugin, geometry)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
+    # Python has None for a stream that was closed when it started.
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     options = _parser().parse_args(arguments)
     try:
         with warnings.catch_warnings():

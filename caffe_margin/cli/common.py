@@ -38,9 +38,9 @@ def add_command(
     return command
 
 
-def add_net(command: argparse.ArgumentParser) -> None:
+def add_net(command: argparse.ArgumentParser, files: str = "a .prototxt, or a .caffemodel") -> None:
     """Add the arguments of a command that reads a net: NET and --strict."""
-    command.add_argument("net", metavar="NET", help="a .prototxt, or a .caffemodel")
+    command.add_argument("net", metavar="NET", help=files)
     command.add_argument("--strict", action="store_true", help="refuse fields the schema lacks")
 
 
@@ -49,7 +49,7 @@ def read_net(options: argparse.Namespace) -> pb.NetParameter:
     from caffe_margin import prototxt, rewrite
 
     net = prototxt.read_net(options.net, strict=options.strict)
-    rewrite.restore(net)
+    rewrite.restore(net, filename=options.net)
     return net
 
 
@@ -70,6 +70,13 @@ def not_negative(text: str) -> int:
     if not 0 <= (value := int(text)) < 2**31:
         raise argparse.ArgumentTypeError(f"{text} is not within 0 to {2**31 - 1}")
     return value
+
+
+def png(text: str) -> str:
+    """Take the name of a picture."""
+    if not text.lower().endswith(".png"):
+        raise argparse.ArgumentTypeError(f"{text} does not end in .png, which the picture is")
+    return text
 
 
 def print_json(value: Any) -> None:

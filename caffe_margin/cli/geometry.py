@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 
-from caffe_margin.cli.common import Commands, add_command, add_json, positive, print_json
+from caffe_margin.cli.common import Commands, add_command, add_json, png, positive, print_json
 
 MAX_M = 64
 
@@ -35,7 +35,7 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
         default=90.0,
         help="between the two classes' weights (default: 90)",
     )
-    command.add_argument("--out", metavar="FILE.png", help="draw it, at most four m")
+    command.add_argument("--out", metavar="FILE.png", type=png, help="draw it, at most four m")
 
 
 def _angle(text: str) -> float:
@@ -54,8 +54,6 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError(f"m is {max(options.m)}; at most {MAX_M} is shown")
     if options.out and len(options.m) > 4:
         raise ValueError(f"a picture has room for four m, not {len(options.m)}")
-    if options.out and not options.out.lower().endswith(".png"):
-        raise ValueError(f"{options.out}: the picture is a .png")
     centres = [0.0, math.radians(options.angle)]
     shown = [geometry.claims(m, centres) for m in options.m]
     angles = np.radians(np.arange(10.0, 181.0, 10.0))

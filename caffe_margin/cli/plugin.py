@@ -27,7 +27,7 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
             "  caffe-margin plugin --reverse plugin.prototxt -o sphereface_model.prototxt"
         ),
     )
-    add_net(command)
+    add_net(command, "a .prototxt")
     command.add_argument(
         "-o", "--output", metavar="FILE", help="write the net here (default: standard output)"
     )
@@ -55,9 +55,9 @@ def run(options: argparse.Namespace) -> int:
         sys.stdout.buffer.write(new.text.encode("utf-8", "surrogateescape"))
     to = "a MarginInnerProduct" if options.reverse else "a Python"
     for name in new.layers:
-        print(f"caffe-margin: {name} is {to} layer now", file=sys.stderr)
+        print(f"caffe-margin: layer {name!r} is {to} layer now", file=sys.stderr)
     if options.reverse:
-        rewrite.restore(net)
+        rewrite.restore(net, filename=options.net)
         for layer in net.layer:
             if layer.margin_inner_product_param.HasField("gradient"):
                 warnings.warn(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from caffe_margin.cli.batch import read_layer
@@ -12,6 +13,7 @@ from caffe_margin.cli.common import (
     add_command,
     add_json,
     add_net,
+    png,
     positive,
     print_json,
 )
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 
 DEFAULT_LAST = 100_000
 """The last iteration, where neither the solver nor lambda_min says when to stop."""
+
+MAX_DROPS = 10
+"""So many drops of the learning rate are marked."""
 
 
 def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -54,7 +59,7 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
     command.add_argument(
         "--last", metavar="I", type=positive, help="the last iteration (default: the solver's)"
     )
-    command.add_argument("--plot", metavar="FILE.png", help="draw it")
+    command.add_argument("--plot", metavar="FILE.png", type=png, help="draw it")
     command.add_argument(
         "--solverstate", metavar="FILE", help="print the `iteration` to resume this snapshot with"
     )
@@ -64,9 +69,13 @@ def run(options: argparse.Namespace) -> int:
     """Print the table, or the line."""
     from caffe_margin import prototxt, report, schedule
 
+    if options.solverstate and (options.plot or options.last):
+        raise ValueError("--solverstate asks for one line; --plot and --last are for the table")
     net, layer = _read_layer(options)
     param = layer.margin_inner_product_param
     solver = prototxt.read_solver(options.solver, strict=options.strict) if options.solver else None
+    if solver is not None and solver.iter_size < 1:
+        raise ValueError(f"{options.solver}: iter_size is {solver.iter_size}; it must be positive")
     if options.solverstate:
         return _resume(options, layer, solver)
 
@@ -158,14 +167,22 @@ def _last(
 
 
 def _learning_rates(solver: pb.SolverParameter | None) -> dict[int, str]:
-    """Return the first Forward after each step of the learning rate."""
-    if solver is None or solver.lr_policy != "multistep":
+    """Return the first Forward after each drop of the learning rate.
+
+    Source: SGDSolver::GetLearningRate; its other policies have no drops.
+    """
+    drops: Sequence[int] = ()
+    if solver is not None and solver.lr_policy == "multistep":
+        drops = [step for step in solver.stepvalue if step < solver.max_iter]
+    elif solver is not None and solver.lr_policy == "step" and solver.stepsize > 0:
+        drops = range(solver.stepsize, solver.max_iter, solver.stepsize)
+    if solver is None or not drops:
         return {}
-    return {
-        step * solver.iter_size + 1: f"learning rate x {solver.gamma:g}"
-        for step in solver.stepvalue
-        if step < solver.max_iter
-    }
+    what = f"learning rate x {solver.gamma:g}"
+    notes = {drop * solver.iter_size + 1: what for drop in drops[:MAX_DROPS]}
+    if len(drops) > MAX_DROPS:
+        notes[drops[MAX_DROPS - 1] * solver.iter_size + 1] = f"{what}, and so on"
+    return notes
 
 
 def _resume(
@@ -177,6 +194,11 @@ def _resume(
     iter_ = schedule.read_solverstate(options.solverstate)
     iter_size = 1 if solver is None else solver.iter_size
     iteration = iter_ * iter_size
+    if iteration >= 2**31:
+        raise ValueError(
+            f"{options.solverstate}: {iter_} iterations of {iter_size} Forwards each are "
+            f"{iteration}; `iteration` goes to {2**31 - 1}"
+        )
     param = layer.margin_inner_product_param
     now, resumed = schedule.lambdas(param, [param.iteration + 1, iteration + 1]).tolist()
     if options.json:

@@ -47,7 +47,6 @@ def test_picture(tmp_path, capsys):
     [
         (["--m", "1", "2", "3", "4", "5", "--out", "x.png"], "room for four m"),
         (["--m", "65"], "at most 64"),
-        (["--out", "x.jpg"], ".png"),
         (["--out", "no/such/folder/x.png"], "there is no folder"),
     ],
 )
@@ -64,3 +63,9 @@ def test_refused(arguments, message, capsys):
 def test_angles_refused(angle):
     with pytest.raises(SystemExit):
         main(["geometry", "--angle", angle])
+
+
+def test_the_picture_is_a_png(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["geometry", "--out", "x.jpg"])
+    assert "argument --out: x.jpg does not end in .png" in capsys.readouterr().err

@@ -70,3 +70,22 @@ def test_help_imports_nothing_slow():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stderr.strip() == "[]"
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        ("--help", 0),
+        ("inspect models/sphereface_model.prototxt", 0),
+        ("plugin models/sphereface_model.prototxt", 0),
+        ("inspect nosuch", 2),
+    ],
+)
+def test_closed_streams(arguments, status, closed):
+    command = f"{sys.executable} -m caffe_margin {arguments} {closed}"
+    result = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, cwd=cli.__path__[0] + "/../.."
+    )
+    assert result.returncode == status
+    assert "Traceback" not in result.stderr

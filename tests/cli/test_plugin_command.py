@@ -12,10 +12,13 @@ MODEL = Path(__file__).parents[2] / "models" / "sphereface_model.prototxt"
 def test_there_and_back(tmp_path, capfd):
     plugin, back = tmp_path / "plugin.prototxt", tmp_path / "back.prototxt"
     assert main(["plugin", str(MODEL), "-o", str(plugin)]) == 0
-    assert capfd.readouterr() == ("", "caffe-margin: fc6 is a Python layer now\n")
+    assert capfd.readouterr() == ("", "caffe-margin: layer 'fc6' is a Python layer now\n")
     assert [x.type for x in read_net(plugin).layer].count("Python") == 1
     assert main(["plugin", "--reverse", str(plugin), "-o", str(back)]) == 0
-    assert capfd.readouterr() == ("", "caffe-margin: fc6 is a MarginInnerProduct layer now\n")
+    assert capfd.readouterr() == (
+        "",
+        "caffe-margin: layer 'fc6' is a MarginInnerProduct layer now\n",
+    )
     assert back.read_bytes() == MODEL.read_bytes()
 
 
@@ -61,11 +64,29 @@ def test_bad_input_writes_nothing(tmp_path, capsys):
     output = tmp_path / "plugin.prototxt"
     path = tmp_path / "net.prototxt"
     for text, message in [
-        ('layer { name: "a" type: "InnerProduct" }', "no layer of type 'MarginInnerProduct'"),
-        ('layer { type: "MarginInnerProduct" }', "has no margin_inner_product_param"),
-        ("net: 'n'", "belongs to a solver"),
+        ('layer { name: "a" type: "InnerProduct" }', ": the net has no layer of type 'MarginInner"),
+        (
+            '\nlayer { type: "MarginInnerProduct" }',
+            ":2: layer '' has no margin_inner_product_param",
+        ),
+        ('layers { name: "a" type: RELU }', ": the net is of the old form (`layers`)"),
+        ("net: 'n'", ":1:1: 'net' belongs to a solver"),
     ]:
         path.write_text(text)
         assert main(["plugin", str(path), "-o", str(output)]) == 2
-        assert message in capsys.readouterr().err
+        assert f"{path}{message}" in capsys.readouterr().err
         assert not output.exists()
+
+
+def test_names_are_shown_harmless(tmp_path, capsys):
+    path = tmp_path / "net.prototxt"
+    path.write_text(MODEL.read_text().replace('name: "fc6"', r'name: "a\nb\033[2J"'))
+    assert main(["plugin", str(path), "-o", str(path)]) == 0
+    expected = "caffe-margin: layer 'a\\nb\\x1b[2J' is a Python layer now\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_help_asks_for_no_caffemodel(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["plugin", "--help"])
+    assert "caffemodel" not in capsys.readouterr().out

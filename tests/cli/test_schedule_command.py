@@ -141,3 +141,60 @@ def test_plot_without_matplotlib(tmp_path):
     assert "pip install 'caffe_margin[report]'" in result.stderr
     assert result.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("iter_size", "shown"), [(1, ""), (2, "iter_size: 2")])
+@pytest.mark.parametrize(
+    ("stepsize", "drops"), [(30, [30, 60, 90]), (4, [*range(4, 41, 4)]), (100, []), (0, [])]
+)
+def test_step_policy(tmp_path, capsys, stepsize, drops, iter_size, shown):
+    solver = tmp_path / "solver.prototxt"
+    solver.write_text(f'max_iter: 100 lr_policy: "step" stepsize: {stepsize} gamma: 0.5 {shown}')
+    assert main(["schedule", str(MODEL), "--solver", str(solver), "--json"]) == 0
+    notes = {
+        step["iteration"]: step["note"]
+        for step in json.loads(capsys.readouterr().out)["steps"]
+        if "learning rate" in step["note"]
+    }
+    expected = {drop * iter_size + 1: "learning rate x 0.5" for drop in drops}
+    if stepsize == 4:
+        expected[40 * iter_size + 1] += ", and so on"
+    assert notes == expected
+
+
+@pytest.mark.parametrize("iter_size", [0, -2])
+@pytest.mark.parametrize("resume", [True, False])
+def test_iter_size_is_positive(state, tmp_path, capsys, iter_size, resume):
+    solver = tmp_path / "solver.prototxt"
+    solver.write_text(f"max_iter: 10 iter_size: {iter_size}")
+    more = ["--solverstate", str(state)] if resume else []
+    assert main(["schedule", str(MODEL), "--solver", str(solver), *more]) == 2
+    expected = f"caffe-margin: {solver}: iter_size is {iter_size}; it must be positive\n"
+    assert capsys.readouterr() == ("", expected)
+
+
+def test_iteration_beyond_an_int(state, tmp_path, capsys):
+    solver = tmp_path / "solver.prototxt"
+    solver.write_text("iter_size: 2")
+    arguments = ["schedule", str(MODEL), "--solver", str(solver), "--solverstate", str(state)]
+    state.write_bytes(b"\x08\xff\xff\xff\xff\x03")  # 2^30 - 1
+    assert main(arguments) == 0
+    assert capsys.readouterr().out.startswith("iteration: 2147483646\n")
+    state.write_bytes(b"\x08\x80\x80\x80\x80\x04")  # 2^30
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"caffe-margin: {state}: 1073741824 iterations of 2 Forwards")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("more", [["--plot", "x.png"], ["--last", "9"]])
+def test_one_line_has_no_picture(state, capsys, more):
+    assert main(["schedule", str(MODEL), "--solverstate", str(state), *more]) == 2
+    assert "--plot and --last are for the table" in capsys.readouterr().err
+
+
+def test_the_picture_is_a_png(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["schedule", str(MODEL), "--plot", "x.txt"])
+    assert "argument --plot: x.txt does not end in .png" in capsys.readouterr().err
