@@ -351,7 +351,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     }.items():
         parser.add_argument(f"--{name}", nargs="+", choices=choices, default=choices)
     parser.add_argument(
-        "--seconds", type=float, default=0.5, help="for a contestant in a cell (%(default)s)"
+        "--seconds", type=float, default=0.4, help="for a contestant in a cell (%(default)s)"
     )
     parser.add_argument("--threads", type=number, help="of BLAS; starts Python again")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers")
