@@ -19,11 +19,15 @@ def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     replaced hands on its permissions.
 
     Raises:
-        OSError: ``path`` is a folder, is in none, or cannot be written; names ``path``.
+        OSError: ``path`` is a folder, a device or a pipe, is in no folder, or cannot be written;
+            names ``path``.
     """
     target = Path(os.path.realpath(path))
     if target.is_dir():
         raise IsADirectoryError(errno.EISDIR, "is a folder, not a file", os.fspath(path))
+    if target.exists() and not target.is_file():
+        # To replace /dev/null by a file would be the end of it.
+        raise OSError(errno.EINVAL, "is a device or pipe, not a file", os.fspath(path))
     if not target.parent.is_dir():
         raise FileNotFoundError(
             errno.ENOENT, f"there is no folder {str(target.parent)!r}", os.fspath(path)
