@@ -18,9 +18,14 @@ def test_the_file_appears_at_the_end(tmp_path):
 def test_nothing_is_left_or_lost_where_the_block_raises(tmp_path):
     path = tmp_path / "out.txt"
     path.write_text("old")
-    with pytest.raises(OSError, match=r"No space.*out.txt"), whole(path) as unfinished:
-        unfinished.write_text("half")
-        raise OSError(28, "No space left on device")
+
+    def write_until_the_disk_is_full():
+        with whole(path) as unfinished:
+            unfinished.write_text("half")
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match=r"No space.*out.txt"):
+        write_until_the_disk_is_full()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
