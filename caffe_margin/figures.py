@@ -26,7 +26,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MultipleLocator, NullFo
 
 from caffe_margin.compare import RuleMeasures
 from caffe_margin.files import whole
-from caffe_margin.gradient import EXACT, PAPER
+from caffe_margin.gradient import EXACT, PAPER, GradientRule
 from caffe_margin.measures.descent import Descent
 from caffe_margin.measures.gradient_check import CheckedDerivatives
 from caffe_margin.measures.pull import Pulls
@@ -58,7 +58,7 @@ STYLE: Any = {
 
 LINES: dict[str, dict[str, Any]] = {
     "exact": {"color": BLUE, "linestyle": "-", "linewidth": 2.6, "marker": "o"},
-    "paper": {"color": VERMILION, "linestyle": "-", "linewidth": 2.6, "marker": "s"},
+    "paper": {"color": VERMILION, "linestyle": (0, (5, 1.5)), "linewidth": 2.6, "marker": "s"},
     "normalized coefficients": {"color": GREEN, "linestyle": "--", "marker": "^"},
     "no margin in weight": {"color": PURPLE, "linestyle": (0, (4, 1.5, 1, 1.5)), "marker": "D"},
     "no projection": {"color": ORANGE, "linestyle": ":", "marker": "v"},
@@ -66,6 +66,8 @@ LINES: dict[str, dict[str, Any]] = {
     SOFTMAX: {"color": GREY, "linestyle": "-", "linewidth": 1.4, "marker": "+"},
 }
 """How each rule is drawn, wherever it is."""
+
+FIRST_ORDER: dict[GradientRule, Any] = {EXACT: (0, (1, 1)), PAPER: (0, (5, 1.5, 1, 1.5))}
 
 MARGIN_LINES: tuple[dict[str, Any], ...] = (
     {"color": GREY, "linestyle": "--"},
@@ -176,7 +178,7 @@ def pull(pulls: Pulls, curves: Pulls) -> Figure:
                 theta,
                 getattr(curve, part),
                 color=style["color"],
-                linestyle="-" if rule == "exact" else "--",
+                linestyle=style["linestyle"],
                 label=f"{rule}, {length}",
             )
             ax.plot(
@@ -242,7 +244,7 @@ def coeff_norm(grid: CoeffNorm, pulls: Pulls) -> Figure:
     ax.set_ylabel("length of the feature |x|")
     _degrees(ax)
     bar = figure.colorbar(colours, ax=ax, pad=0.02)
-    bar.ax.yaxis.set_major_locator(MultipleLocator(1))
+    bar.ax.yaxis.set_major_locator(MultipleLocator(max(1, reach // 6)))
     bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _power_of_two(value)))
     bar.set_label("coeff_norm (the step is divided by it)")
     _legend(figure, [ax])
@@ -283,7 +285,7 @@ def departures(measures: Sequence[RuleMeasures]) -> Figure:
     axes[0].set_xlabel("angle to the exact gradient (degrees)")
     axes[1].set_title("length")
     axes[1].set_xlabel("length over the exact gradient's")
-    axes[1].axvline(1, color=BLACK, linewidth=1, zorder=0)
+    axes[1].axvline(1, color=BLACK, linewidth=1, zorder=0.9)
     axes[0].set_yticks(at, names)
     for ax in axes:
         ax.grid(visible=False, axis="y")
@@ -311,7 +313,7 @@ def check(checks: Sequence[CheckedDerivatives]) -> Figure:
                 color=LINES[rule.name]["color"],
                 label=rule.name,
             )
-        ax.axline((0, 0), slope=1, color=BLACK, linewidth=1, zorder=0, label="they agree")
+        ax.axline((0, 0), slope=1, color=BLACK, linewidth=1, zorder=1, label="they agree")
         ax.set_title(title)
         ax.set_xlabel("measured: Δloss / step (nats per unit)")
         _plain_numbers(ax)
@@ -324,7 +326,7 @@ def descent(descents: Sequence[Descent]) -> Figure:
     """Draw the true loss along minus each rule's gradient, and what the slope predicts."""
     figure, axes = _figure(5.0, 1, 2, sharey=True)
     start = descents[0].start
-    highest = min(1.5 * start, max(float(walk.loss.max()) for walk in descents))
+    highest = min(1.5 * start, max(float(walk.loss.max()) for walk in descents)) or 1.0
     for ax, blob, title in (
         (axes[0], "bottom", "features, step against bottom.diff"),
         (axes[1], "weight", "weight, step against weight.diff"),
@@ -338,11 +340,11 @@ def descent(descents: Sequence[Descent]) -> Figure:
                     walk.steps,
                     walk.start + walk.slope * walk.steps,
                     color=style["color"],
-                    linestyle=(0, (1, 1)),
+                    linestyle=FIRST_ORDER[walk.rule],
                     linewidth=1.2,
                     label=f"{walk.rule.name}, first order",
                 )
-        ax.axhline(start, color=GREY, linewidth=1, zorder=0, label="before the step")
+        ax.axhline(start, color=GREY, linewidth=1, zorder=1, label="before the step")
         ax.set_xscale("log")
         ax.set_title(title)
         ax.set_xlabel("length of the step / length of what moves")
@@ -382,6 +384,10 @@ def training(training: Training) -> Figure:
         ax.set_ylim(seen.min() - room, seen.max() + room)
     for ax in axes[2:]:
         ax.set_xlabel("iteration (updates)")
+    if settled:
+        figure.supxlabel(
+            "vertical axes: the range of what follows the first tenth of the iterations", fontsize=9
+        )
     _legend(figure, axes[1:], columns=3)
     return figure
 

@@ -13,10 +13,10 @@ from typing import Any
 
 from caffe_margin.compare import Comparison, Difference
 from caffe_margin.figures import WIDTH, figures, save
-from caffe_margin.folder import INDEX
+from caffe_margin.folder import INDEX, PROGRAM
 from caffe_margin.gradient import EXACT, PAPER
 from caffe_margin.measures.descent import Descent
-from caffe_margin.measures.gradient_check import TOLERANCE, CheckedDerivatives
+from caffe_margin.measures.gradient_check import FLOOR, TOLERANCE, CheckedDerivatives
 from caffe_margin.measures.study import Study
 
 PAGE = "index.html"
@@ -47,7 +47,7 @@ def write_page(
         save(figure, path)
         width, height = figure.get_size_inches()
         pictures[name] = (path.read_bytes(), height / width)
-    program = f"caffe-margin {metadata.version('caffe_margin')}"
+    program = f"{PROGRAM} {metadata.version('caffe_margin')}"
     numbers = {
         "made_by": program,
         "command": command,
@@ -125,7 +125,9 @@ def _write_body(body: _Body, study: Study, facts: Mapping[str, str]) -> None:
 
 
 def _summary(body: _Body, study: Study) -> None:
-    (paper,) = (m for m in study.comparison.measures if m.rule == PAPER)
+    exact, paper = (
+        next(m for m in study.comparison.measures if m.rule == rule) for rule in (EXACT, PAPER)
+    )
     checks = {
         rule: all(c.passes for c in study.checks if c.rule == rule) for rule in (PAPER, EXACT)
     }
@@ -137,9 +139,8 @@ def _summary(body: _Body, study: Study) -> None:
     )
     body.parts.append(
         "<ul>\n"
-        f"<li>its bottom.diff lies {_degrees(paper.bottom_diff.angle)} from the exact one and is "
-        f"{_number(paper.bottom_diff.ratio)} times as long; its weight.diff, "
-        f"{_degrees(paper.weight_diff.angle)} and {_number(paper.weight_diff.ratio)} times;</li>\n"
+        f"<li>{_apart('bottom.diff', paper.bottom_diff, exact.bottom_diff)};</li>\n"
+        f"<li>{_apart('weight.diff', paper.weight_diff, exact.weight_diff)};</li>\n"
         f"<li>the exact rule {_verdict(checks[EXACT])} the gradient check, the paper's "
         f"{_verdict(checks[PAPER])} it;</li>\n"
         f"<li>{_one_step('features', descents['bottom', PAPER], descents['bottom', EXACT])};</li>\n"
@@ -158,16 +159,35 @@ def _summary(body: _Body, study: Study) -> None:
     body.parts.append("</ul>\n")
 
 
+def _apart(blob: str, paper: Difference, exact: Difference) -> str:
+    zero = [name for name, d in (("paper's", paper), ("exact", exact)) if d.norm == 0]
+    if zero:
+        return f"{' and '.join(zero)} {blob} {'are' if zero[1:] else 'is'} zero"
+    return (
+        f"its {blob} lies {_degrees(paper.angle)} from the exact one and is "
+        f"{_number(paper.ratio)} times as long"
+    )
+
+
 def _one_step(what: str, paper: Descent, exact: Descent) -> str:
-    step, loss = paper.lowest
+    return (
+        f"{what}, from a loss of {_number(paper.start)}: one step against the paper's gradient "
+        f"{_lowers(paper)}; against the exact one, it {_lowers(exact)}"
+    )
+
+
+def _lowers(walk: Descent) -> str:
+    step, loss = walk.lowest
+    if walk.gradient_norm == 0:
+        return "goes nowhere, for that is zero"
     if step == 0:
-        down = "no step against the paper's gradient lowers the loss"
-    else:
-        down = (
-            f"one step against the paper's gradient lowers the loss from {_number(paper.start)} to "
-            f"{_number(loss)} at most, at a step of {_number(step)} times the length of what moves"
-        )
-    return f"{what}: {down}; against the exact one, to {_number(exact.lowest[1])}"
+        return "lowers it at no length measured"
+    to = f"to {_number(loss)}"
+    if to == f"to {_number(walk.start)}":
+        to = f"by {_number(walk.start - loss)}"
+    if step == walk.steps[-1]:
+        return f"lowers it {to} at the longest step measured, {step:g} times what moves"
+    return f"lowers it {to} at best, at a step of {_number(step)} times the length of what moves"
 
 
 def _layer(body: _Body, study: Study, facts: Mapping[str, str]) -> None:
@@ -290,8 +310,11 @@ def _check(body: _Body, study: Study) -> None:
         "checks",
         ["rule", "directions", "median disagreement", "largest", "verdict"],
         [(f"{c.rule.name}, {c.blob}.diff", *cells(c)) for c in study.checks],
-        "Disagreement is |claimed - measured| over the root mean square of the measured; a rule "
-        f"passes below {TOLERANCE:g}.",
+        "Disagreement is |claimed - measured| over the root mean square of the measured, or over "
+        f"{FLOOR:g} (weight.diff: times the mean |x|) where that is more, lest a gradient of zero "
+        f"be held against rounding; a rule passes below {TOLERANCE:g}. Two differences a "
+        "measurement, of one step and of twice that, take out what the jump of ψ″ between its "
+        "pieces adds.",
     )
 
 
@@ -300,25 +323,28 @@ def _descent(body: _Body, study: Study) -> None:
     body.figure(
         "descent",
         "The true loss after one step of a given length against each rule's gradient, features or "
-        "weight at rest in turn; the mark is the lowest point. Thin dotted lines are the "
+        "weight at rest in turn; the mark is the lowest point. Thin lines are the "
         "first-order predictions from the angle to the exact gradient. A rule goes down as long "
         "as its line stays below the grey one.",
         "loss over the length of a step along minus each rule's gradient",
     )
     farthest = float(study.descents[0].steps[-1])
+
+    def cells(d: Descent) -> list[str]:
+        if d.gradient_norm == 0:
+            return ["gradient is zero", "&ndash;", _number(d.start), "&ndash;"]
+        step, loss = d.lowest
+        return [
+            _number(d.slope),
+            f"{step:g} (longest)" if step == farthest else _number(step),
+            _number(loss),
+            f"beyond {farthest:g}" if d.back_at_start is None else _number(d.back_at_start),
+        ]
+
     body.table(
         "descents",
         ["against", "slope at 0", "lowest at", "loss there", "no gain left at"],
-        [
-            (
-                f"{d.rule.name}, {d.blob}.diff",
-                _number(d.slope),
-                _number(d.lowest[0]),
-                _number(d.lowest[1]),
-                f"beyond {farthest:g}" if d.back_at_start is None else _number(d.back_at_start),
-            )
-            for d in study.descents
-        ],
+        [(f"{d.rule.name}, {d.blob}.diff", *cells(d)) for d in study.descents],
         "Lengths of steps are over the length (Frobenius norm) of what moves; the slope is the "
         "first-order change of the loss per such unit. The weight starts with rows of unit length.",
     )
@@ -340,8 +366,7 @@ def _training(body: _Body, study: Study) -> None:
         f"same batches of {t.batch}, Caffe's SGD (base_lr {t.base_lr:g}, momentum {t.momentum:g}, "
         f"weight_decay {t.weight_decay:g}), λ from {_number(t.lambdas[0])} to "
         f"{_number(t.lambdas[1])}. The features are at rest, so bottom.diff plays no part. The "
-        "two softmaxes have losses of their own, in the table; the vertical axes show what follows "
-        "the first tenth.",
+        "two softmaxes have losses of their own, in the table.",
         "loss, accuracy and angles over the iterations of training",
     )
     body.table(
@@ -417,7 +442,8 @@ footer { margin: 3em 0 1em; border-top: 1px solid #ccc; padding-top: 1em; }
   body { font-size: 10.5pt; } main { max-width: none; padding: 0; }
   h2 { break-after: avoid; } figure, table, ul { break-inside: avoid; }
   .table { overflow: visible; } table { font-size: 8pt; } th, td { padding: .25em .4em; }
-  img { max-height: 15cm; width: auto; max-width: 100%; margin: 0 auto; }
+  img { max-height: 8.5cm; width: auto; max-width: 100%; margin: 0 auto; }
+  h2 { margin-top: 1.2em; } footer { margin: 1em 0 0; }
   @page { margin: 16mm; }
 }
 """

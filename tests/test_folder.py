@@ -9,7 +9,8 @@ from caffe_margin.folder import INDEX, replacing
 
 def write(folder, page, *more):
     (folder / "index.html").write_text(page)
-    (folder / INDEX).write_text(json.dumps({"files": ["index.html", INDEX, *more]}))
+    files = ["index.html", INDEX, *more]
+    (folder / INDEX).write_text(json.dumps({"made_by": "caffe-margin 1.0", "files": files}))
 
 
 def fail_half_way(folder, exception):
@@ -46,6 +47,67 @@ def test_former_output_is_replaced(tmp_path):
         write(new, "two")
     assert everything(tmp_path) == ["report", "report/index.html", f"report/{INDEX}"]
     assert (target / "index.html").read_text() == "two"
+
+
+def test_a_folder_that_exists_stays_the_same_folder(tmp_path, monkeypatch):
+    # A mount point, a folder below one that is not writable and the working directory need this.
+    target = tmp_path / "report"
+    target.mkdir()
+    inode = target.stat().st_ino
+    monkeypatch.chdir(target)
+    for page in ("one", "two"):
+        with replacing(".") as new:
+            write(new, page)
+            assert os.listdir(tmp_path) == ["report"]
+        assert target.stat().st_ino == inode
+        assert everything(target) == ["index.html", INDEX]
+        assert (target / "index.html").read_text() == page
+
+
+def test_the_index_comes_last(tmp_path, monkeypatch):
+    with replacing(tmp_path) as new:
+        write(new, "one", "a.png", "z.png")
+        (new / "a.png").touch()
+        (new / "z.png").touch()
+    replaced, replace = [], os.replace
+
+    def until_the_index(source, to):
+        if os.path.basename(to) == INDEX:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        replaced.append(os.path.basename(to))
+        replace(source, to)
+
+    monkeypatch.setattr(os, "replace", until_the_index)
+
+    def again():
+        with replacing(tmp_path) as new:
+            write(new, "two", "z.png")
+            (new / "z.png").touch()
+
+    with pytest.raises(OSError, match="Input/output"):
+        again()
+    assert replaced == ["index.html", "z.png"]
+    assert everything(tmp_path) == ["a.png", "index.html", INDEX, "z.png"]
+    monkeypatch.undo()
+    with replacing(tmp_path) as new:
+        write(new, "three")
+    assert everything(tmp_path) == ["index.html", INDEX]
+
+
+@pytest.mark.parametrize("maker", [{}, {"made_by": "another 1.0"}, {"made_by": 3}])
+def test_another_program_s_index_makes_nothing_ours(tmp_path, maker):
+    (tmp_path / "thesis.tex").write_text("mine")
+    (tmp_path / INDEX).write_text(json.dumps({"files": ["thesis.tex", INDEX], **maker}))
+    with pytest.raises(FileExistsError, match="no former report's"), replacing(tmp_path):
+        pytest.fail("the block ran")
+    assert (tmp_path / "thesis.tex").read_text() == "mine"
+
+
+def test_a_listed_folder_is_a_stranger(tmp_path):
+    write(tmp_path, "one", "pictures")
+    (tmp_path / "pictures").mkdir()
+    with pytest.raises(FileExistsError, match="'pictures'"), replacing(tmp_path):
+        pytest.fail("the block ran")
 
 
 def test_strangers_are_left_alone(tmp_path):

@@ -26,7 +26,7 @@ DESCRIPTION = (
     "own classes cover 0 to pi. FILE.npz holds x, (M, K) float32 or float64, and label,\n"
     "(M,), from 0, and may hold weight, (N, K): numpy.savez('FILE.npz', x=x, label=label).\n"
     "The word digits stands for scikit-learn's 1797 handwritten digits. Where no weight is\n"
-    "given and the labels are 0 to n - 1 with none left out, the layer gets n classes."
+    "given and the labels are 0 to n - 1, n > 1, with none left out, the layer gets n classes."
 )
 
 
@@ -186,12 +186,12 @@ def _check_features(given: Mapping[str, np.ndarray], path: str) -> None:
 
 
 def _classes_of(label: np.ndarray, in_net: int) -> int | None:
-    """Return n if the labels are 0 to n - 1 with none left out, and n is less than the net's N."""
+    """Return n if the labels are 0 to n - 1 with none left out, and 1 < n < the net's N."""
     import numpy as np
 
     found = np.unique(label)
     dense = np.array_equal(found, np.arange(len(found)))
-    return len(found) if dense and 0 < len(found) < in_net else None
+    return len(found) if dense and 1 < len(found) < in_net else None
 
 
 def _weight_of(path: str, name: str) -> FloatArray:

@@ -73,7 +73,9 @@ def run(options: argparse.Namespace) -> int:
     from caffe_margin import report
     from caffe_margin.compare import compare
 
-    if options.train and not options.report:
+    if options.report == "":
+        raise ValueError("--report needs the name of a folder; it got an empty string")
+    if options.train and options.report is None:
         raise ValueError("--train is a part of the page: give --report DIR too")
     net, layer_param = read_layer(options)
     x, label, weight, sources = read_batch(options, net, layer_param)
@@ -89,7 +91,7 @@ def run(options: argparse.Namespace) -> int:
     page = None
     with ExitStack() as stack:
         folder = None
-        if options.report:
+        if options.report is not None:
             from caffe_margin.folder import replacing
             from caffe_margin.page import PAGE
 

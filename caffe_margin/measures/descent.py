@@ -26,6 +26,7 @@ class Descent:
         loss: the true mean loss after each, (S,).
         start: the loss before.
         slope: the first-order prediction: loss = start + slope step.
+        gradient_norm: Frobenius norm of the gradient; where it is 0 a step goes nowhere.
     """
 
     rule: GradientRule
@@ -34,6 +35,7 @@ class Descent:
     loss: FloatArray
     start: float
     slope: float
+    gradient_norm: float
 
     @property
     def lowest(self) -> tuple[float, float]:
@@ -83,7 +85,8 @@ def descend(
     """
     start_from = {"bottom": x, "weight": weight}[blob]
     size = float(np.linalg.norm(start_from))
-    direction = gradient * (-size / np.linalg.norm(gradient))
+    gradient_norm = float(np.linalg.norm(gradient))
+    direction = gradient * (-size / gradient_norm if gradient_norm else 0.0)
     along = direction @ weight.T if blob == "bottom" else x @ direction.T
     plain = x @ weight.T
 
@@ -118,4 +121,5 @@ def descend(
         loss=np.array([loss_at(step) for step in STEPS]),
         start=loss_at(0.0),
         slope=float(np.vdot(exact, direction)),
+        gradient_norm=gradient_norm,
     )

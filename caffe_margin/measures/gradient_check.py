@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -17,8 +18,15 @@ TOLERANCE = 1e-3
 STEP = 1e-5
 """Step of the difference quotient, over the length of the row it moves."""
 
+FLOOR = 1e-4
+"""Least `CheckedDerivatives.scale`, over 1 for bottom.diff and the mean |x| for weight.diff.
+
+Those are the sizes of derivatives of scores x w; next to them differences resolve no less. A
+gradient far below, or of zero, would be held against rounding alone.
+"""
+
 WEIGHT_ROWS = 8
-"""Rows of the weight that are checked; each costs two Forwards."""
+"""Rows of the weight that are checked; each costs four Forwards."""
 
 
 @dataclass(frozen=True)
@@ -29,18 +37,20 @@ class CheckedDerivatives:
         rule: the rule.
         blob: ``bottom`` or ``weight``.
         claimed: the rule's gradient times the direction.
-        measured: central difference quotient of the true loss along it.
+        measured: the true loss's derivative along it, from central differences.
+        floor: the least that `scale` is.
     """
 
     rule: GradientRule
     blob: str
     claimed: FloatArray
     measured: FloatArray
+    floor: float
 
     @property
     def scale(self) -> float:
-        """Root mean square of the measured derivatives, which the disagreement is a part of."""
-        return float(np.sqrt(np.mean(self.measured**2)))
+        """Root mean square of the measured derivatives, or the floor where that is greater."""
+        return max(float(np.sqrt(np.mean(self.measured**2))), self.floor)
 
     @property
     def disagreement(self) -> FloatArray:
@@ -86,32 +96,48 @@ def check_gradients(
     own = weight[objective.label]
     length = np.linalg.norm(x, axis=1, keepdims=True)
     toward = _mixed(rng, x / length, own)
-    step = STEP * length
-    losses = [objective.sample_losses(x + sign * step * toward, weight) for sign in (1, -1)]
-    bottom_measured = (losses[0] - losses[1]) / (2 * step[:, 0])
+    change = objective.loss_changes(x, weight)
+    bottom_measured = _derivative(lambda step: change(x + step * length * toward, weight))
+    bottom_measured /= length[:, 0]
 
     classes, samples = np.unique(objective.label, return_index=True)
     picked = rng.permutation(len(classes))[:WEIGHT_ROWS]
     rows, samples = classes[picked], samples[picked]
     row_toward = _mixed(rng, (x / length)[samples], weight[rows])
-    weight_measured = np.empty(len(rows))
     moved = weight.copy()
-    for i, row in enumerate(rows):
-        ends = []
-        for sign in (1, -1):
-            moved[row] = weight[row] + sign * STEP * row_toward[i]
-            ends.append(objective.sample_losses(x, moved).mean())
+
+    def change_with(row: int, toward: FloatArray, step: float) -> FloatArray:
+        moved[row] = weight[row] + step * toward
+        changes = change(x, moved)
         moved[row] = weight[row]
-        weight_measured[i] = (ends[0] - ends[1]) / (2 * STEP)
+        return changes.mean()
+
+    weight_measured = np.array(
+        [
+            _derivative(partial(change_with, row, toward))
+            for row, toward in zip(rows, row_toward, strict=True)
+        ]
+    )
 
     checked = []
     for rule, gradient in gradients.items():
         # A sample's loss is a part in M of the batch's.
         claimed = M * np.einsum("ik,ik->i", gradient.bottom_diff, toward)
-        checked.append(CheckedDerivatives(rule, "bottom", claimed, bottom_measured))
+        checked.append(CheckedDerivatives(rule, "bottom", claimed, bottom_measured, FLOOR))
         claimed = np.einsum("jk,jk->j", gradient.weight_diff[rows], row_toward)
-        checked.append(CheckedDerivatives(rule, "weight", claimed, weight_measured))
+        floor = FLOOR * float(length.mean())
+        checked.append(CheckedDerivatives(rule, "weight", claimed, weight_measured, floor))
     return checked
+
+
+def _derivative(change: Callable[[float], FloatArray]) -> FloatArray:
+    """Return d loss / d step at 0, from changes of the loss.
+
+    Where psi's pieces meet its second derivative jumps, and a central difference is off by a
+    multiple of its step; twice the difference less the one over twice the step is not.
+    """
+    narrow, wide = ((change(step) - change(-step)) / (2 * step) for step in (STEP, 2 * STEP))
+    return 2 * narrow - wide
 
 
 def _mixed(rng: np.random.Generator, a: FloatArray, b: FloatArray) -> FloatArray:

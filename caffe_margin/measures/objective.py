@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,11 +64,27 @@ class Objective:
         layer.iteration = self.iteration - 1
         return layer
 
-    def sample_losses(self, x: FloatArray, weight: FloatArray) -> FloatArray:
-        """Return each sample's loss, (M,), without Caffe's ceiling of 87.3365."""
-        top = self._layer(weight, EXACT).forward(x, self.label)
-        own = top[np.arange(len(top)), self.label]
-        return log_sum_exp(top) - own
+    def loss_changes(
+        self, x: FloatArray, weight: FloatArray
+    ) -> Callable[[FloatArray, FloatArray], FloatArray]:
+        """Return a function of another (x, weight): each sample's loss there less that here, (M,).
+
+        It comes from the changes of the scores, so it keeps its digits where they are small next to
+        the loss; and without Caffe's ceiling of 87.3365.
+        """
+        here = self._scores(x, weight)
+        share = np.exp(here - here.max(axis=1, keepdims=True))
+        share /= share.sum(axis=1, keepdims=True)
+
+        def change(x: FloatArray, weight: FloatArray) -> FloatArray:
+            by = self._scores(x, weight) - here
+            own = by[np.arange(len(by)), self.label]
+            return np.log1p(np.einsum("ij,ij->i", share, np.expm1(by))) - own
+
+        return change
+
+    def _scores(self, x: FloatArray, weight: FloatArray) -> FloatArray:
+        return self._layer(weight, EXACT).forward(x, self.label)
 
     def gradients(self, x: FloatArray, weight: FloatArray, rule: GradientRule) -> Gradients:
         """Return a rule's gradients at (x, weight)."""

@@ -101,6 +101,9 @@ def train(
         solver_param: the learning rate and what else Caffe's SGD has.
         seed: for the order of the samples.
         track: wraps the names of the runs as they are gone through, for a progress bar.
+
+    Raises:
+        ValueError: a run diverged: its weight's length overflows.
     """
     batch = min(batch, len(x))
     rules: dict[str, GradientRule | None] = {rule.name: rule for rule in RULES}
@@ -122,7 +125,13 @@ def train(
             if iteration < iterations:
                 samples = next(batches)
                 diff = head.gradient(x[samples], label[samples])
-                sgd.step([head.weight], [diff])
+                with np.errstate(over="ignore", invalid="ignore"):
+                    sgd.step([head.weight], [diff])
+                if not np.isfinite(np.vdot(head.weight, head.weight)):
+                    raise ValueError(
+                        f"training under {name!r} diverged at iteration {iteration + 1}: lower the "
+                        f"learning rate (--lr), which is {solver_param.base_lr:g}"
+                    )
         runs.append(TrainingRun(name, rule, looks, *np.array(seen).T))
     ends = angular.annealed_lambda([first, first + iterations], *schedule)
     return Training(

@@ -368,7 +368,9 @@ def test_a_former_report_is_replaced_and_strangers_are_not(files, tmp_path, caps
     out = tmp_path / "report"
     out.mkdir()
     (out / "training.png").touch()
-    (out / "report.json").write_text('{"files": ["report.json", "training.png"]}')
+    (out / "report.json").write_text(
+        '{"made_by": "caffe-margin 1.0", "files": ["report.json", "training.png"]}'
+    )
     assert main(arguments(files, out, "--json")) == 0
     assert json.loads(capsys.readouterr().out)["report"] == str(out / "index.html")
     assert not (out / "training.png").exists()
@@ -437,7 +439,8 @@ def test_digits_have_ten_classes(files, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("label", "classes"), [([0, 1, 2], 3), ([0, 2, 2], 9), ([1, 2, 3], 9), ([0.5, 1, 2], 9)]
+    ("label", "classes"),
+    [([0, 1, 2], 3), ([0, 0, 0], 9), ([0, 2, 2], 9), ([1, 2, 3], 9), ([0.5, 1, 2], 9)],
 )
 def test_classes_of_the_labels(tmp_path, capsys, label, classes):
     net, features = tmp_path / "net.prototxt", tmp_path / "batch.npz"
@@ -445,6 +448,107 @@ def test_classes_of_the_labels(tmp_path, capsys, label, classes):
     np.savez(features, x=np.eye(3, K) + 0.1, label=np.array(label))
     assert main(["compare", str(net), "--features", str(features), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["N"] == classes
+
+
+def report_of(tmp_path, capsys, net, *more, **arrays):
+    """Return the page on the arrays as text, without what the pictures hold."""
+    (tmp_path / "net.prototxt").write_text(net)
+    np.savez(tmp_path / "batch.npz", **arrays)
+    out = tmp_path / "report"
+    features = str(tmp_path / "batch.npz")
+    net = str(tmp_path / "net.prototxt")
+    assert main(["compare", net, "--features", features, "--report", str(out), *more]) == 0
+    capsys.readouterr()
+    return re.sub(r"base64,[^\"]*", "", (out / "index.html").read_text("utf-8"))
+
+
+@pytest.mark.parametrize("classes", [1, 5])
+def test_a_gradient_of_zero_is_called_that(tmp_path, capsys, classes):
+    net = NET.replace(f"num_output: {N}", f"num_output: {classes}").replace("fc<6>", "fc")
+    label = np.arange(10) % classes
+    text = report_of(
+        tmp_path,
+        capsys,
+        net.replace("lambda_min: 2", "lambda_min: 0"),
+        x=1000 * np.eye(5)[label],
+        label=label,
+        weight=np.eye(5)[:classes],
+    )
+    assert "paper's and exact bottom.diff are zero" in text
+    assert "paper's and exact weight.diff are zero" in text
+    assert text.count("goes nowhere, for that is zero") == 4
+    rows = Page(text).tables["descents"][1:]
+    assert all(row[1] == "gradient is zero" for row in rows)
+    assert all(row[-1] == "passes" for row in Page(text).tables["checks"][1:])
+
+
+def test_a_step_that_barely_lowers_the_loss(tmp_path, capsys, batch):
+    x, label, weight = batch
+    text = report_of(tmp_path, capsys, NET, x=1e-7 * x, label=label, weight=weight)
+    assert "from a loss of 1.386: " in text
+    assert "it to 1.386" not in text
+    assert re.search(r"lowers it by \d.* &times; 10<sup>&minus;", text)
+    # So short a batch goes down along every step there is.
+    assert "at the longest step measured, 10 times what moves" in text
+    assert "10 (longest)" in text
+
+
+def lines_of(ax):
+    """Return how each line is drawn, but for its colour and the one that spans the axes."""
+    return [
+        (line._unscaled_dash_pattern, line.get_marker())
+        for line in ax.lines
+        if line.get_label() != "before the step"
+    ]
+
+
+@pytest.mark.parametrize("name", ["descent", "training"])
+def test_no_two_lines_differ_by_colour_alone(report, drawn, name):
+    for ax in drawn[name].axes:
+        shown = lines_of(ax)
+        for i, line in enumerate(shown):
+            assert line not in shown[:i]
+    dashes = [dash for dash, _ in lines_of(drawn["descent"].axes[0])]
+    assert all(dash not in dashes[:i] for i, dash in enumerate(dashes))
+
+
+def test_few_powers_on_the_colour_bar(tmp_path, monkeypatch, capsys, batch):
+    drawn, make = {}, figures.figures
+
+    def keep(study):
+        drawn.update(make(study))
+        return drawn
+
+    monkeypatch.setattr("caffe_margin.page.figures", keep)
+    x, label, weight = batch
+    report_of(tmp_path, capsys, NET, x=1e-6 * x, label=label, weight=weight)
+    bar = drawn["coeff_norm"].axes[1]
+    low, high = bar.get_ylim()
+    assert 5 <= sum(low <= tick <= high for tick in bar.get_yticks()) <= 15
+
+
+def test_reference_lines_lie_above_the_grid(report, drawn):
+    for name in ("check", "descent", "departures"):
+        (line,) = (
+            line
+            for line in drawn[name].axes[1].lines
+            if line.get_color() in (figures.BLACK, figures.GREY) and line.get_linewidth() == 1
+        )
+        assert line.get_zorder() > 0.5
+
+
+def test_a_training_that_diverges(files, tmp_path, capsys):
+    out = tmp_path / "report"
+    assert main(arguments(files, out, "--train", "3", "--lr", "1e30", "--dtype", "float32")) == 2
+    error = capsys.readouterr().err
+    assert "training under 'exact' diverged at iteration 1: lower" in error
+    assert "--lr" in error
+    assert not out.exists()
+
+
+def test_no_folder_is_no_page(files, capsys):
+    assert main(arguments(files, "")) == 2
+    assert "--report needs the name of a folder" in capsys.readouterr().err
 
 
 def test_a_zero_row_is_named(tmp_path, files, batch, capsys):

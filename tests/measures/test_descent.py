@@ -39,6 +39,17 @@ def test_loss_along_weight(m, rule):
     np.testing.assert_allclose(found.slope, np.vdot(true, unit), rtol=1e-6)
 
 
+@pytest.mark.parametrize("blob", ["bottom", "weight"])
+def test_a_gradient_of_zero_goes_nowhere(blob):
+    x, weight = np.array([[3.0, 4.0]]), np.array([[0.0, 1.0]])
+    objective = Objective(layer_param(4, classes=1), np.array([0]), iteration=1)
+    zero = np.zeros((1, 2))
+    found = descend(objective, x, weight, blob, PAPER, zero, zero)
+    # One class: the softmax is 1.
+    np.testing.assert_array_equal(found.loss, 0)
+    assert (found.slope, found.gradient_norm, found.lowest) == (0, 0, (0, 0))
+
+
 @pytest.mark.parametrize(
     ("losses", "lowest", "back"),
     [
@@ -49,6 +60,6 @@ def test_loss_along_weight(m, rule):
     ],
 )
 def test_where_it_stops(losses, lowest, back):
-    found = Descent(PAPER, "bottom", np.array([1.0, 2.0, 3.0]), np.array(losses), 5.0, -1.0)
+    found = Descent(PAPER, "bottom", np.array([1.0, 2.0, 3.0]), np.array(losses), 5.0, -1.0, 1.0)
     assert found.lowest == lowest
     assert found.back_at_start == back

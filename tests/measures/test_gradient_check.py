@@ -1,15 +1,17 @@
 import numpy as np
 import pytest
-from heads import batch, layer_param, loss, numeric_gradient, top
+from heads import LAMBDA, batch, layer_param, loss, numeric_gradient, top
 
 from caffe_margin.gradient import EXACT, PAPER
 from caffe_margin.measures.gradient_check import check_gradients
 from caffe_margin.measures.objective import Gradients, Objective
 
 
-def checked(m, change=lambda gradients: gradients):
-    x, label, weight = batch(M=9)
-    objective = Objective(layer_param(m), label, iteration=1)
+def checked(m, change=lambda gradients: gradients, data=None, base=LAMBDA):
+    x, label, weight = data or batch(M=9)
+    param = layer_param(m, classes=len(weight))
+    param.margin_inner_product_param.base = base
+    objective = Objective(param, label, iteration=1)
     gradients = {rule: change(objective.gradients(x, weight, rule)) for rule in (PAPER, EXACT)}
     rng = np.random.default_rng(3)
     return {(c.rule, c.blob): c for c in check_gradients(objective, x, weight, gradients, rng)}
@@ -21,6 +23,40 @@ def test_exact_passes(m):
     for blob in ("bottom", "weight"):
         assert found[EXACT, blob].passes
         assert found[EXACT, blob].largest < 1e-7
+
+
+@pytest.mark.parametrize("base", [0.0, 1e-4])
+def test_exact_passes_where_pieces_of_psi_meet(base):
+    # At 90 degrees, on top of another class; the weight's gradient is zero but for lambda's share.
+    label = np.arange(20) % 5
+    x = np.zeros((20, 5))
+    x[np.arange(20), (label + 1) % 5] = 7
+    found = checked(4, data=(x, label, np.eye(5)), base=base)
+    for blob in ("bottom", "weight"):
+        assert found[EXACT, blob].passes
+    # d loss / d x is w_other + 3 x/|x|: of length 4.
+    assert 1 < found[EXACT, "bottom"].scale < 4
+
+
+@pytest.mark.parametrize("m", [1, 4])
+def test_exact_passes_where_the_gradient_is_zero(m):
+    label = np.arange(10) % 5
+    found = checked(m, data=(1000 * np.eye(5)[label], label, np.eye(5)), base=0.0)
+    for rule in (PAPER, EXACT):
+        assert found[rule, "bottom"].passes
+        assert found[rule, "weight"].passes
+        np.testing.assert_array_equal(found[rule, "bottom"].claimed, 0)
+
+
+@pytest.mark.parametrize("size", [1e-9, 1e-6, 1e-3, 1.0, 100.0])
+@pytest.mark.parametrize("m", [1, 4])
+def test_the_verdict_does_not_hang_on_the_length_of_the_features(m, size):
+    x, label, weight = batch(M=9)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    found = checked(m, data=(size * x, label, weight))
+    for blob in ("bottom", "weight"):
+        assert found[EXACT, blob].passes
+    assert not found[PAPER, "weight"].passes
 
 
 @pytest.mark.parametrize("m", [2, 3, 4])
@@ -50,8 +86,13 @@ def test_objective(m):
     assert objective.m == m
     assert objective.lambda_ == 1.5
     scores = top(x, label, weight, m)
-    each = np.log(np.exp(scores).sum(axis=1)) - scores[np.arange(len(x)), label]
-    np.testing.assert_allclose(objective.sample_losses(x, weight), each, rtol=1e-12)
+    there, w_there = x + 0.3, weight[:, ::-1].copy()
+    each, each_there = (
+        np.log(np.exp(s).sum(axis=1)) - s[np.arange(len(x)), label]
+        for s in (scores, top(there, label, w_there, m))
+    )
+    change = objective.loss_changes(x, weight)
+    np.testing.assert_allclose(change(there, w_there), each_there - each, rtol=1e-12)
     found = objective.gradients(x, weight, EXACT)
     np.testing.assert_allclose(
         found.bottom_diff, numeric_gradient(lambda at: loss(at, label, weight, m), x), atol=1e-8
@@ -66,4 +107,12 @@ def test_loss_has_no_ceiling():
     x = np.array([[200.0, 0.0]])
     weight = np.array([[-1.0, 0.0], [1.0, 0.0]])
     objective = Objective(layer_param(1, classes=2), np.array([0]), iteration=1)
-    np.testing.assert_allclose(objective.sample_losses(x, weight), [400.0])
+    change = objective.loss_changes(x, weight)
+    np.testing.assert_allclose(change(1.5 * x, weight), [200.0])
+
+
+def test_small_changes_of_the_loss_keep_their_digits():
+    # At x = 0 of two opposite classes d loss / d x is -w.
+    x, weight = np.array([[1e-12, 0.0]]), np.array([[1.0, 0.0], [-1.0, 0.0]])
+    change = Objective(layer_param(1, classes=2), np.array([0]), 1).loss_changes(x, weight)
+    np.testing.assert_allclose(change(2 * x, weight), [-1e-12], rtol=1e-9)

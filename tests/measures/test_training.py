@@ -105,6 +105,14 @@ def test_lambda_falls_on():
     np.testing.assert_allclose(found.runs[0].loss[0], first, rtol=1e-6)
 
 
+@pytest.mark.parametrize("lr", [1e30, 3e38])
+def test_a_rate_that_diverges_is_named(lr):
+    x, label, weight = (part.astype(kind) for part, kind in zip(batch(), "fif", strict=True))
+    solver = pb.SolverParameter(base_lr=lr, lr_policy="fixed", momentum=0.9)
+    with pytest.raises(ValueError, match=r"'exact' diverged at iteration 1: .*--lr"):
+        train(layer_param(3), x, label, weight, 1, ITERATIONS, 100, solver, seed=0)
+
+
 def test_batches_take_every_sample_before_any_comes_again():
     from caffe_margin.measures.training import _batches
 
