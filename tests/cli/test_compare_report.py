@@ -13,6 +13,8 @@ from caffe_margin.cli import main
 
 pytest.importorskip("matplotlib")
 from caffe_margin import figures
+from caffe_margin.gradient import EXACT
+from caffe_margin.measures.training import Training, TrainingRun
 
 M, N, K = 9, 4, 6
 LAMBDA = 50 / (1 + 0.5 * 18)
@@ -561,3 +563,12 @@ def test_a_zero_row_is_named(tmp_path, files, batch, capsys):
     assert main(["compare", net, "--features", features, "--report", out]) == 2
     assert "row 4" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["zero.npz"]
+
+
+@pytest.mark.parametrize(("looks", "is_cut"), [(9, False), (20, True)])
+def test_a_training_figure_says_what_its_axes_leave_out(looks, is_cut):
+    falling = np.geomspace(100, 1, looks)
+    run = TrainingRun("exact", EXACT, np.arange(looks), *[falling] * 5)
+    figure = figures.training(Training((run,), 9, 0.1, 0.9, 0.0, 1, (5.0, 5.0)))
+    assert ("first tenth" in figure.get_supxlabel()) == is_cut
+    assert (figure.axes[0].get_ylim()[1] < 100) == is_cut
