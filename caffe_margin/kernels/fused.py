@@ -99,8 +99,7 @@ class Fused:
             margin = x_norm * angular.psi(cos_theta, self.m)
             top[samples, label] = (margin + lambda_ * plain) / (1 + lambda_)
         self._coefficients = label_coefficients(cos_theta, x_norm, self.m, lambda_, self.rule)
-        self._x, self._label, self._unit = x, label, unit
-        self._weight, self._weight_norm = weight, weight_norm
+        self._x, self._label, self._unit, self._weight_norm = x, label, unit, weight_norm
 
     def backward(
         self,
@@ -128,7 +127,7 @@ class Fused:
                     (samples,) = np.nonzero((label >= rows.start) & (label < rows.stop))
                     add_rows(gradient, label[samples] - rows.start, extra[samples])
                 if self.rule.projection:
-                    weight, norm, one = self._weight[rows], self._weight_norm[rows], g.dtype.type(1)
-                    row_passes().project(gradient, weight, norm, one, weight_diff[rows])
+                    unit, norm, one = self._unit[rows], self._weight_norm[rows], g.dtype.type(1)
+                    row_passes().project(gradient, unit, norm, one, weight_diff[rows])
                 else:
                     weight_diff[rows] += gradient

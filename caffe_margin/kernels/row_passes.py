@@ -16,12 +16,12 @@ def normalize(weight, norm, unit):
 
 
 @compiled(fastmath=FASTMATH)
-def project(gradient, weight, norm, beta, diff):
+def project(gradient, rows, norm, beta, diff):
     """Carry a gradient through u = w / |w|, row by row: D = (G - (u . G) u) / |w| + beta D.
 
     Args:
         gradient: G, with respect to the unit rows, (n, K).
-        weight: w, (n, K).
+        rows: w or u, (n, K): only their directions are read.
         norm: |w|, (n,).
         beta: 1 to add to ``diff``, 0 to set it.
         diff: D, (n, K); with a beta of 0 it may be ``gradient`` itself.
@@ -29,10 +29,11 @@ def project(gradient, weight, norm, beta, diff):
     one = norm.dtype.type(1)
     for j in range(norm.size):
         scale = one / norm[j]
-        along = gradient.dtype.type(0)
+        along = square = gradient.dtype.type(0)
         for k in range(gradient.shape[1]):
-            along += weight[j, k] * gradient[j, k]
-        along *= scale * scale
+            along += rows[j, k] * gradient[j, k]
+            square += rows[j, k] * rows[j, k]
+        along /= square
         for k in range(gradient.shape[1]):
-            projected = scale * (gradient[j, k] - along * weight[j, k])
+            projected = scale * (gradient[j, k] - along * rows[j, k])
             diff[j, k] = projected + beta * diff[j, k]

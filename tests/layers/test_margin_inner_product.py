@@ -227,6 +227,17 @@ def test_backward_adds_to_the_weight_and_sets_the_bottom(engine):
         np.testing.assert_allclose(layer.blobs[0].diff, 2 * once, rtol=1e-12)
 
 
+def test_exact_backward_is_at_the_weight_that_forward_saw(engine):
+    x, label, weight, top_diff = make_batch()
+    layer, moved = (make_layer(gradient="exact", engine=engine) for _ in range(2))
+    for each in (layer, moved):
+        each.weight = weight
+        each.forward(x, label)
+    moved.weight = weight[::-1]
+    np.testing.assert_array_equal(moved.backward(top_diff), layer.backward(top_diff))
+    np.testing.assert_array_equal(moved.blobs[0].diff, layer.blobs[0].diff)
+
+
 def test_propagate_down(engine):
     x, label, weight, top_diff = make_batch()
     layer = make_layer(engine=engine)
