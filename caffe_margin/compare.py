@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caffe_margin import caffe_margin_pb2 as pb
-from caffe_margin.gradient import EXACT, PAPER, GradientRule
 from caffe_margin.layers.layer import FloatArray
 from caffe_margin.layers.margin_inner_product import MarginInnerProduct, row_lengths
 from caffe_margin.layers.softmax_with_loss import SoftmaxWithLoss
+from caffe_margin.maths.gradient import EXACT, PAPER, GradientRule
 
 RULES = (
     EXACT,

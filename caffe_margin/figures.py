@@ -26,7 +26,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MultipleLocator, NullFo
 
 from caffe_margin.compare import RuleMeasures
 from caffe_margin.files import whole
-from caffe_margin.gradient import EXACT, PAPER, GradientRule
+from caffe_margin.maths.gradient import EXACT, PAPER, GradientRule
 from caffe_margin.measures.descent import Descent
 from caffe_margin.measures.gradient_check import CheckedDerivatives
 from caffe_margin.measures.pull import Pulls

@@ -12,7 +12,7 @@ from matplotlib.patches import Wedge
 from matplotlib.ticker import MultipleLocator
 
 from caffe_margin.figures import BLACK, BLUE, GREEN, ORANGE, VERMILION, WIDTH
-from caffe_margin.geometry import Claims
+from caffe_margin.maths.geometry import Claims
 
 
 def draw_geometry(

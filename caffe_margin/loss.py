@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from caffe_margin import angular
-from caffe_margin.gradient import GradientRule, label_coefficients
 from caffe_margin.kernels.fused import blocks, row_passes
 from caffe_margin.layers.layer import FloatArray, as_labels, as_native, check_dtype, describe
 from caffe_margin.layers.margin_inner_product import row_lengths
 from caffe_margin.layers.softmax_with_loss import FLT_MIN
+from caffe_margin.maths import angular
+from caffe_margin.maths.gradient import GradientRule, label_coefficients
 
 KEPT_BYTES = 64 << 20
 """Logits kept between the passes, at most; the rest are made twice."""

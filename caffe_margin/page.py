@@ -14,7 +14,7 @@ from typing import Any
 from caffe_margin.compare import Comparison, Difference
 from caffe_margin.figures import WIDTH, figures, save
 from caffe_margin.folder import INDEX, PROGRAM
-from caffe_margin.gradient import EXACT, PAPER
+from caffe_margin.maths.gradient import EXACT, PAPER
 from caffe_margin.measures.descent import Descent
 from caffe_margin.measures.gradient_check import FLOOR, TOLERANCE, CheckedDerivatives
 from caffe_margin.measures.study import Study

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from caffe_margin.compare import Comparison, Difference
 from caffe_margin.dumps import Check, Verification
-from caffe_margin.geometry import Claims
+from caffe_margin.maths.geometry import Claims
 from caffe_margin.schedule import Step
 from caffe_margin.shapes import LayerShapes, Shape
 

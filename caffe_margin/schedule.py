@@ -13,8 +13,9 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from numpy.typing import ArrayLike, NDArray
 
-from caffe_margin import angular, prototxt
 from caffe_margin import caffe_margin_pb2 as pb
+from caffe_margin import prototxt
+from caffe_margin.maths import angular
 
 
 class Step(NamedTuple):

@@ -13,8 +13,8 @@ from recordings import FOLDER, load, recordings
 
 from caffe_margin import caffe_margin_pb2 as pb
 from caffe_margin import dumps, rewrite
-from caffe_margin.gradient import ALL_RULES, EXACT
 from caffe_margin.kernels import fused, row_passes
+from caffe_margin.maths.gradient import ALL_RULES, EXACT
 from caffe_margin.npz import write_arrays
 from caffe_margin.text_format import UnknownFieldWarning
 

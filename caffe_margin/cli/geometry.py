@@ -48,7 +48,8 @@ def run(options: argparse.Namespace) -> int:
     """Print the table, and draw the picture."""
     import numpy as np
 
-    from caffe_margin import geometry, report
+    from caffe_margin import report
+    from caffe_margin.maths import geometry
 
     if max(options.m) > MAX_M:
         raise ValueError(f"m is {max(options.m)}; at most {MAX_M} is shown")

@@ -7,7 +7,8 @@ With W's rows of unit length, only the label's column of the output knows of the
     weight.diff += g^T X,  but g_iy x_i becomes g_iy coeff.weight_i x_i
 
 with c_i = cos(theta) of sample i and its own class, and the coefficients of
-`caffe_margin.gradient`. So each product runs on the plain arrays, and M rows are mended after it.
+`caffe_margin.maths.gradient`. So each product runs on the plain arrays, and M rows are mended
+after it.
 The weight's gradient is made in blocks of rows, which are still in cache when they are added up.
 """
 
@@ -19,8 +20,8 @@ from types import ModuleType
 import numpy as np
 from numpy.typing import NDArray
 
-from caffe_margin import angular
-from caffe_margin.gradient import GradientRule, label_coefficients
+from caffe_margin.maths import angular
+from caffe_margin.maths.gradient import GradientRule, label_coefficients
 
 FloatArray = NDArray[np.floating]
 

@@ -17,7 +17,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from caffe_margin.gradient import GradientRule
 from caffe_margin.kernels.caffe_math import (
     caffe_abs,
     caffe_add,
@@ -33,6 +32,7 @@ from caffe_margin.kernels.caffe_math import (
     caffe_set,
     compiled,
 )
+from caffe_margin.maths.gradient import GradientRule
 
 FloatArray = NDArray[np.floating]
 

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from caffe_margin import angular, fillers, prototxt
 from caffe_margin import caffe_margin_pb2 as pb
-from caffe_margin.gradient import GradientRule
+from caffe_margin import fillers, prototxt
 from caffe_margin.kernels.fused import Fused
 from caffe_margin.layers.layer import (
     DTYPES,
@@ -29,6 +28,8 @@ from caffe_margin.layers.layer import (
     check_dtype,
     describe,
 )
+from caffe_margin.maths import angular
+from caffe_margin.maths.gradient import GradientRule
 from caffe_margin.shapes import shapes_of
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from caffe_margin import angular
-from caffe_margin.gradient import GradientRule
 from caffe_margin.layers.layer import FloatArray
+from caffe_margin.maths import angular
+from caffe_margin.maths.gradient import GradientRule
 from caffe_margin.measures.objective import Objective, log_sum_exp
 
 STEPS = np.geomspace(1e-3, 10, 33)

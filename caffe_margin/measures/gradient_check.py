@@ -8,8 +8,8 @@ from functools import partial
 
 import numpy as np
 
-from caffe_margin.gradient import GradientRule
 from caffe_margin.layers.layer import FloatArray
+from caffe_margin.maths.gradient import GradientRule
 from caffe_margin.measures.objective import Gradients, Objective
 
 TOLERANCE = 1e-3

@@ -1,8 +1,8 @@
 """The label's pull: what each rule makes of the label's column, sample by sample.
 
 Per unit of top.diff, the label's column of bottom.diff is ``w w_y + x x``, with the coefficients
-of `caffe_margin.gradient`. With unit vectors w_y and x/|x| at an angle theta, all that can be said
-of it depends on theta, |x|, m and lambda alone.
+of `caffe_margin.maths.gradient`. With unit vectors w_y and x/|x| at an angle theta, all that can be
+said of it depends on theta, |x|, m and lambda alone.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from caffe_margin.gradient import EXACT, PAPER, GradientRule, label_coefficients
 from caffe_margin.layers.layer import FloatArray
+from caffe_margin.maths.gradient import EXACT, PAPER, GradientRule, label_coefficients
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from caffe_margin import angular
 from caffe_margin import caffe_margin_pb2 as pb
 from caffe_margin.compare import RULES, Comparison
-from caffe_margin.gradient import EXACT, PAPER, GradientRule
 from caffe_margin.layers.layer import FloatArray
 from caffe_margin.layers.margin_inner_product import row_lengths
+from caffe_margin.maths import angular
+from caffe_margin.maths.gradient import EXACT, PAPER, GradientRule
 from caffe_margin.measures.descent import Descent, descend
 from caffe_margin.measures.gradient_check import CheckedDerivatives, check_gradients
 from caffe_margin.measures.objective import Gradients, Objective

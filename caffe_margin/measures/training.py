@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from caffe_margin import angular
 from caffe_margin import caffe_margin_pb2 as pb
 from caffe_margin.compare import RULES
-from caffe_margin.gradient import PAPER, GradientRule
 from caffe_margin.layers.layer import FloatArray
 from caffe_margin.layers.margin_inner_product import MarginInnerProduct, row_lengths
 from caffe_margin.layers.softmax_with_loss import SoftmaxWithLoss
+from caffe_margin.maths import angular
+from caffe_margin.maths.gradient import PAPER, GradientRule
 from caffe_margin.measures.objective import log_sum_exp
 from caffe_margin.sgd import SGD
 

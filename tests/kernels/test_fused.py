@@ -3,9 +3,9 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from caffe_margin.gradient import ALL_RULES
 from caffe_margin.kernels.fused import Fused, add_rows, blocks
 from caffe_margin.kernels.row_passes import normalize, project
+from caffe_margin.maths.gradient import ALL_RULES
 
 
 @pytest.mark.parametrize("rule", ALL_RULES, ids=lambda rule: rule.name)

@@ -4,7 +4,7 @@ import sys
 
 RUN = """
 import numpy as np
-from caffe_margin.gradient import PAPER
+from caffe_margin.maths.gradient import PAPER
 from caffe_margin.kernels import caffe_math, line_by_line
 
 rng = np.random.default_rng(0)

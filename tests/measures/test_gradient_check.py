@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from heads import LAMBDA, batch, layer_param, loss, numeric_gradient, top
 
-from caffe_margin.gradient import EXACT, PAPER
+from caffe_margin.maths.gradient import EXACT, PAPER
 from caffe_margin.measures.gradient_check import check_gradients
 from caffe_margin.measures.objective import Gradients, Objective
 

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from caffe_margin import geometry
+from caffe_margin.maths import geometry
 
 
 def psi(theta, m):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from caffe_margin.gradient import ALL_RULES, EXACT, PAPER, GradientRule, label_coefficients
+from caffe_margin.maths.gradient import ALL_RULES, EXACT, PAPER, GradientRule, label_coefficients
 
 
 def test_names():

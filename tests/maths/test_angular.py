@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from caffe_margin import angular
+from caffe_margin.maths import angular
 
 THETA = np.linspace(0, np.pi, 20001)
 MARGINS = [1, 2, 3, 4]

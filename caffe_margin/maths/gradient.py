@@ -23,7 +23,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from caffe_margin import angular
+from caffe_margin.maths import angular
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""The mathematics over plain arrays: psi, the gradient rules, lambda. Imports nothing of ours."""
