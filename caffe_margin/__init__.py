@@ -10,11 +10,7 @@
 The layer is the work of Weiyang Liu and Yandong Wen (wy1iu/sphereface, MIT).
 """
 
-from caffe_margin.layers.margin_inner_product import MarginInnerProduct
-from caffe_margin.layers.softmax_with_loss import SoftmaxWithLoss
-from caffe_margin.loss import MarginSoftmaxLoss, margin_softmax_loss
-from caffe_margin.maths.gradient import EXACT, PAPER, GradientRule
-from caffe_margin.prototxt import (
+from caffe_margin.files.prototxt import (
     ParseError,
     read_net,
     read_solver,
@@ -22,6 +18,10 @@ from caffe_margin.prototxt import (
     write_net,
     write_weights,
 )
+from caffe_margin.layers.margin_inner_product import MarginInnerProduct
+from caffe_margin.layers.softmax_with_loss import SoftmaxWithLoss
+from caffe_margin.loss import MarginSoftmaxLoss, margin_softmax_loss
+from caffe_margin.maths.gradient import EXACT, PAPER, GradientRule
 
 __all__ = [
     "EXACT",

@@ -70,14 +70,15 @@ from google.protobuf import text_format
 from numpy.typing import NDArray
 
 from caffe_margin import caffe_margin_pb2 as pb
-from caffe_margin import prototxt, rewrite
+from caffe_margin import rewrite
+from caffe_margin.files import prototxt
+from caffe_margin.files.npz import MAX_BYTES, read_arrays
+from caffe_margin.files.upgrade import upgrade_net, upgrade_solver
 from caffe_margin.layers.layer import DTYPES, Blob, FloatArray, canonical_axis, describe
 from caffe_margin.layers.margin_inner_product import ENGINES, MarginInnerProduct
 from caffe_margin.layers.softmax_with_loss import SoftmaxWithLoss
 from caffe_margin.maths.gradient import NAMED_RULES, GradientRule
-from caffe_margin.npz import MAX_BYTES, read_arrays
 from caffe_margin.sgd import SGD
-from caffe_margin.upgrade import upgrade_net, upgrade_solver
 
 FORMAT_VERSION = 1
 MAX_FORWARDS = 10_000

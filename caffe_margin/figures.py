@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MultipleLocator, NullFormatter
 
 from caffe_margin.compare import RuleMeasures
-from caffe_margin.files import whole
+from caffe_margin.files.atomic import atomic_write
 from caffe_margin.maths.gradient import EXACT, PAPER, GradientRule
 from caffe_margin.measures.descent import Descent
 from caffe_margin.measures.gradient_check import CheckedDerivatives
@@ -110,7 +110,7 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    with whole(path) as unfinished, style():
+    with atomic_write(path) as unfinished, style():
         figure.savefig(unfinished, dpi=PER_INCH, format="png")
 
 

@@ -15,8 +15,8 @@ from typing import NamedTuple
 from google.protobuf.message import Message
 
 from caffe_margin import caffe_margin_pb2 as pb
-from caffe_margin import prototxt, text_format
-from caffe_margin.text_format import Span
+from caffe_margin.files import prototxt, text_format
+from caffe_margin.files.text_format import Span
 
 MODULE, LAYER = "caffe_margin.pycaffe", "MarginInnerProductLayer"
 

@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import ArrayLike, NDArray
 
 from caffe_margin import caffe_margin_pb2 as pb
-from caffe_margin import prototxt
+from caffe_margin.files import prototxt
 from caffe_margin.maths import angular
 
 

@@ -13,10 +13,10 @@ from recordings import FOLDER, load, recordings
 
 from caffe_margin import caffe_margin_pb2 as pb
 from caffe_margin import dumps, rewrite
+from caffe_margin.files.npz import write_arrays
+from caffe_margin.files.text_format import UnknownFieldWarning
 from caffe_margin.kernels import fused, row_passes
 from caffe_margin.maths.gradient import ALL_RULES, EXACT
-from caffe_margin.npz import write_arrays
-from caffe_margin.text_format import UnknownFieldWarning
 
 NET = FOLDER.parent / "caffe_net.npz"
 EXACT_RULE = FOLDER.parent / "exact_quadruple_float64.npz"
@@ -466,7 +466,7 @@ def mutated(draw):
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(arrays=mutated())
-@pytest.mark.filterwarnings("ignore::caffe_margin.text_format.UnknownFieldWarning")
+@pytest.mark.filterwarnings("ignore::caffe_margin.files.text_format.UnknownFieldWarning")
 def test_mutated_recordings_are_verified_or_refused(write, arrays):
     path = write(arrays)
     try:

@@ -5,7 +5,7 @@ from google.protobuf import text_format
 
 from caffe_margin import caffe_margin_pb2 as pb
 from caffe_margin import rewrite
-from caffe_margin.prototxt import ParseError
+from caffe_margin.files.prototxt import ParseError
 from caffe_margin.rewrite import from_python, to_python
 
 MODELS = Path(__file__).parent.parent / "models"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 import caffe_margin as cm
 from caffe_margin import caffe_margin_pb2 as pb
-from caffe_margin import prototxt
+from caffe_margin.files import prototxt
 from caffe_margin.maths import angular
 
 TYPES = ("SINGLE", "DOUBLE", "TRIPLE", "QUADRUPLE")

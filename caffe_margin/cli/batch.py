@@ -61,7 +61,7 @@ def add_batch(command: argparse.ArgumentParser) -> None:
 
 def read_layer(options: argparse.Namespace) -> tuple[pb.NetParameter, pb.LayerParameter]:
     """Return the net as it trains, and its MarginInnerProduct layer."""
-    from caffe_margin import prototxt
+    from caffe_margin.files import prototxt
     from caffe_margin.layers.margin_inner_product import MarginInnerProduct
 
     net = prototxt.filter_net(read_net(options), "TRAIN")
@@ -101,8 +101,8 @@ def read_batch(
 
     from caffe_margin import digits, fillers
     from caffe_margin.compare import draw_features
+    from caffe_margin.files.npz import read_arrays
     from caffe_margin.layers.layer import canonical_axis
-    from caffe_margin.npz import read_arrays
     from caffe_margin.shapes import shapes_of
 
     name, param = layer_param.name, layer_param.margin_inner_product_param
@@ -196,7 +196,7 @@ def _classes_of(label: np.ndarray, in_net: int) -> int | None:
 
 def _weight_of(path: str, name: str) -> FloatArray:
     """Return the weight of a layer in a .caffemodel, (N, K)."""
-    from caffe_margin import prototxt
+    from caffe_margin.files import prototxt
     from caffe_margin.layers.margin_inner_product import as_matrix
 
     weights = prototxt.read_weights(path)

@@ -48,7 +48,8 @@ def _shape(text: str) -> tuple[str, tuple[int | None, ...]]:
 
 def run(options: argparse.Namespace) -> int:
     """Print the listing."""
-    from caffe_margin import prototxt, report, shapes
+    from caffe_margin import report, shapes
+    from caffe_margin.files import prototxt
 
     net = prototxt.filter_net(read_net(options), options.phase)
     layers = shapes.infer_shapes(net, dict(options.shape))

@@ -38,7 +38,8 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write the net."""
-    from caffe_margin import prototxt, rewrite
+    from caffe_margin import rewrite
+    from caffe_margin.files import prototxt
 
     net = prototxt.read_net(options.net, strict=options.strict)
     if any(layer.blobs for layer in net.layer):

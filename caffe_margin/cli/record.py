@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
     import numpy as np
 
     from caffe_margin.dumps import record
-    from caffe_margin.npz import write_arrays
+    from caffe_margin.files.npz import write_arrays
 
     net, layer_param = read_layer(options)
     x, label, weight, sources = read_batch(options, net, layer_param)

@@ -67,7 +67,8 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the table, or the line."""
-    from caffe_margin import prototxt, report, schedule
+    from caffe_margin import report, schedule
+    from caffe_margin.files import prototxt
 
     if options.solverstate and (options.plot or options.last):
         raise ValueError("--solverstate asks for one line; --plot and --last are for the table")
@@ -132,7 +133,7 @@ def _read_layer(
     options: argparse.Namespace,
 ) -> tuple[pb.NetParameter, pb.LayerParameter]:
     """Return net and layer; a solver in the net's place is told where it goes."""
-    from caffe_margin import prototxt
+    from caffe_margin.files import prototxt
 
     try:
         return read_layer(options)

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from caffe_margin import caffe_margin_pb2 as pb
-from caffe_margin import fillers, prototxt
+from caffe_margin import fillers
+from caffe_margin.files import prototxt
 from caffe_margin.kernels.fused import Fused
 from caffe_margin.layers.layer import (
     DTYPES,

@@ -10,7 +10,7 @@ import caffe_margin as cm
 from caffe_margin import caffe_margin_pb2 as pb
 from caffe_margin import dumps
 from caffe_margin.cli import main
-from caffe_margin.npz import read_arrays
+from caffe_margin.files.npz import read_arrays
 
 NET = """
     layer { name: "data" type: "Input" top: "fc5" top: "label"

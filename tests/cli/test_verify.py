@@ -12,7 +12,7 @@ import pytest
 from recordings import FOLDER, load
 
 from caffe_margin.cli import main
-from caffe_margin.npz import write_arrays
+from caffe_margin.files.npz import write_arrays
 
 LAYER = FOLDER / "double_float64_thresholds.npz"
 

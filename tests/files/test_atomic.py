@@ -3,12 +3,12 @@ import stat
 
 import pytest
 
-from caffe_margin.files import whole
+from caffe_margin.files.atomic import atomic_write
 
 
 def test_the_file_appears_at_the_end(tmp_path):
     path = tmp_path / "out.txt"
-    with whole(path) as unfinished:
+    with atomic_write(path) as unfinished:
         unfinished.write_text("new")
         assert not path.exists()
     assert path.read_text() == "new"
@@ -20,7 +20,7 @@ def test_nothing_is_left_or_lost_where_the_block_raises(tmp_path):
     path.write_text("old")
 
     def write_until_the_disk_is_full():
-        with whole(path) as unfinished:
+        with atomic_write(path) as unfinished:
             unfinished.write_text("half")
             raise OSError(28, "No space left on device")
 
@@ -34,7 +34,7 @@ def test_permissions_are_handed_on(tmp_path):
     path = tmp_path / "out.txt"
     path.write_text("old")
     path.chmod(0o600)
-    with whole(path) as unfinished:
+    with atomic_write(path) as unfinished:
         unfinished.write_text("new")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
@@ -43,13 +43,16 @@ def test_permissions_are_handed_on(tmp_path):
 def test_a_pipe_or_device_is_not_replaced(tmp_path):
     path = tmp_path / "pipe"
     os.mkfifo(path)
-    with pytest.raises(OSError, match="device or pipe"), whole(path) as unfinished:
+    with pytest.raises(OSError, match="device or pipe"), atomic_write(path) as unfinished:
         unfinished.write_text("new")
     assert stat.S_ISFIFO(path.stat().st_mode)
 
 
 def test_no_folder(tmp_path):
-    with pytest.raises(FileNotFoundError, match="there is no folder"), whole(tmp_path / "a" / "b"):
+    with (
+        pytest.raises(FileNotFoundError, match="there is no folder"),
+        atomic_write(tmp_path / "a" / "b"),
+    ):
         pass
-    with pytest.raises(IsADirectoryError, match="is a folder"), whole(tmp_path):
+    with pytest.raises(IsADirectoryError, match="is a folder"), atomic_write(tmp_path):
         pass

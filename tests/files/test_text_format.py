@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from caffe_margin import caffe_margin_pb2 as pb
-from caffe_margin.text_format import MAX_DEPTH, ParseError, Span, parse
+from caffe_margin.files.text_format import MAX_DEPTH, ParseError, Span, parse
 
 
 def float32(value: float) -> float:

@@ -8,7 +8,7 @@ import pytest
 from google.protobuf import text_format as google
 
 from caffe_margin import caffe_margin_pb2 as pb
-from caffe_margin.upgrade import upgrade_net, upgrade_solver
+from caffe_margin.files.upgrade import upgrade_net, upgrade_solver
 
 
 def net(text: str) -> pb.NetParameter:

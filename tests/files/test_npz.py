@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from caffe_margin.npz import FREE_BYTES, MAX_RATIO, read_arrays, write_arrays
+from caffe_margin.files.npz import FREE_BYTES, MAX_RATIO, read_arrays, write_arrays
 
 ARRAYS = {
     "matrix": np.arange(6, dtype=np.float32).reshape(2, 3),

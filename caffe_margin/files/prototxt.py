@@ -22,10 +22,10 @@ from google.protobuf.message import DecodeError, EncodeError, Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from caffe_margin import caffe_margin_pb2 as pb
-from caffe_margin import text_format
-from caffe_margin.files import whole
-from caffe_margin.text_format import ParseError, UnknownFieldWarning
-from caffe_margin.upgrade import upgrade_net, upgrade_solver
+from caffe_margin.files import text_format
+from caffe_margin.files.atomic import atomic_write
+from caffe_margin.files.text_format import ParseError, UnknownFieldWarning
+from caffe_margin.files.upgrade import upgrade_net, upgrade_solver
 
 __all__ = [
     "ParseError",
@@ -555,7 +555,7 @@ def _unknown_numbers(message: Message) -> list[int]:
 
 
 def _write(path: StrPath, data: bytes) -> None:
-    with whole(path) as unfinished:
+    with atomic_write(path) as unfinished:
         unfinished.write_bytes(data)
 
 

@@ -22,7 +22,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from caffe_margin.files import whole
+from caffe_margin.files.atomic import atomic_write
 
 MAX_BYTES = 4 << 30
 """What is unpacked at most, in all: a million classes of 512 features twice over."""
@@ -174,7 +174,7 @@ def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, NDArray]) ->
         OSError: the file cannot be written.
         ValueError: an array holds objects.
     """
-    with whole(path) as unfinished, zipfile.ZipFile(unfinished, "x") as archive:
+    with atomic_write(path) as unfinished, zipfile.ZipFile(unfinished, "x") as archive:
         # Not np.savez: before numpy 2 it takes allow_pickle for the name of an array.
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from caffe_margin import caffe_margin_pb2 as pb
-from caffe_margin.prototxt import (
+from caffe_margin.files.prototxt import (
     ParseError,
     UnknownFieldWarning,
     array_to_blob,

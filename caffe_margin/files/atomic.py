@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 @contextmanager
-def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a path beside ``path`` to write to, which takes its place if the block ends well.
 
     If the block raises, ``path`` is as it was and nothing is left beside it. A file that is

@@ -1,0 +1,1 @@
+"""Caffe's files and arrays' files: bytes to messages and arrays, and back."""
