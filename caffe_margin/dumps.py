@@ -70,7 +70,6 @@ from google.protobuf import text_format
 from numpy.typing import NDArray
 
 from caffe_margin import caffe_margin_pb2 as pb
-from caffe_margin import rewrite
 from caffe_margin.files import prototxt
 from caffe_margin.files.npz import MAX_BYTES, read_arrays
 from caffe_margin.files.upgrade import upgrade_net, upgrade_solver
@@ -78,6 +77,7 @@ from caffe_margin.layers.layer import DTYPES, Blob, FloatArray, canonical_axis, 
 from caffe_margin.layers.margin_inner_product import ENGINES, MarginInnerProduct
 from caffe_margin.layers.softmax_with_loss import SoftmaxWithLoss
 from caffe_margin.maths.gradient import NAMED_RULES, GradientRule
+from caffe_margin.nets import plugin_text
 from caffe_margin.sgd import SGD
 
 FORMAT_VERSION = 1
@@ -229,7 +229,7 @@ class _Recording:
         key = "layer" if "layer" in self else "net"
         net = prototxt.parse_text(self.text(key), pb.NetParameter(), filename=key)
         upgrade_net(net)
-        rewrite.restore(net)
+        plugin_text.restore(net)
         return net
 
     @property

@@ -22,7 +22,7 @@ import numpy as np
 from caffe_margin import caffe_margin_pb2 as pb
 from caffe_margin.layers.layer import BlobLike
 from caffe_margin.layers.margin_inner_product import MarginInnerProduct
-from caffe_margin.rewrite import parse_param_str
+from caffe_margin.nets.plugin_text import parse_param_str
 
 
 class MarginInnerProductLayer(caffe.Layer):

@@ -13,8 +13,8 @@ from rich.table import Table
 from caffe_margin.compare import Comparison, Difference
 from caffe_margin.dumps import Check, Verification
 from caffe_margin.maths.geometry import Claims
+from caffe_margin.nets.shapes import LayerShapes, Shape
 from caffe_margin.schedule import Step
-from caffe_margin.shapes import LayerShapes, Shape
 
 PIPE_WIDTH = 1000
 """Columns where the output is no terminal: nothing is folded there."""

@@ -7,9 +7,10 @@ import json
 import math
 from pathlib import Path
 
-import bench
 import numpy as np
 import pytest
+
+import bench
 
 GRID = ["--M", "6", "--N", "9", "2e1", "--K", "8", "--seconds", "0"]
 

@@ -8,15 +8,15 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
-import compile_proto
 import pytest
 from google.protobuf import descriptor_pb2
 
+import compile_proto
 from caffe_margin import caffe_margin_pb2 as pb
+from helpers.places import DATA
 
-FACTS = Path(__file__).parent / "data" / "schema"
+FACTS = DATA / "schema"
 
 # What this library adds to Caffe's schema, and all that it adds.
 OUR_FIELD = {

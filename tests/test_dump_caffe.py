@@ -5,11 +5,11 @@ import sys
 import types
 from pathlib import Path
 
-import dump_caffe
 import numpy as np
 import pytest
 from google.protobuf import text_format
 
+import dump_caffe
 from caffe_margin import caffe_margin_pb2 as pb
 from caffe_margin import dumps
 from caffe_margin.files.npz import read_arrays
@@ -18,8 +18,9 @@ from caffe_margin.files.upgrade import upgrade_net
 from caffe_margin.layers.layer import Blob
 from caffe_margin.layers.margin_inner_product import MarginInnerProduct
 from caffe_margin.layers.softmax_with_loss import SoftmaxWithLoss
+from helpers.places import ROOT
 
-TOOL = Path(__file__).parent.parent / "tools" / "dump_caffe.py"
+TOOL = ROOT / "tools" / "dump_caffe.py"
 
 HEAD = """
     name: "head"

@@ -2,21 +2,22 @@
 
 import shutil
 import tracemalloc
-from pathlib import Path
 
 import numpy as np
 import pytest
 from google.protobuf import text_format
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from recordings import FOLDER, load, recordings
 
 from caffe_margin import caffe_margin_pb2 as pb
-from caffe_margin import dumps, rewrite
+from caffe_margin import dumps
 from caffe_margin.files.npz import write_arrays
 from caffe_margin.files.text_format import UnknownFieldWarning
 from caffe_margin.kernels import fused, row_passes
 from caffe_margin.maths.gradient import ALL_RULES, EXACT
+from caffe_margin.nets import plugin_text
+from helpers.places import ROOT
+from helpers.recorded import FOLDER, load, recordings
 
 NET = FOLDER.parent / "caffe_net.npz"
 EXACT_RULE = FOLDER.parent / "exact_quadruple_float64.npz"
@@ -105,7 +106,7 @@ def test_net_with_shared_blobs(write, text, lost):
 def test_net_with_the_plugin(write):
     """The same net, its layer a Python layer of ours."""
     whole = dumps.verify(NET)
-    net = rewrite.to_python(str(load(NET)["net"])).text
+    net = plugin_text.to_python(str(load(NET)["net"])).text
     assert 'type: "Python"' in net
     verification = dumps.verify(write(changed(NET, net=np.array(net))))
     assert verification.checks == whole.checks
@@ -483,7 +484,7 @@ def test_mutated_recordings_are_verified_or_refused(write, arrays):
 
 def test_the_test_of_a_port_in_the_docs(tmp_path, monkeypatch):
     """The snippet passes for a port written from the papers, by angles, and fails for a bad one."""
-    page = Path(__file__).parent.parent / "docs" / "recordings.md"
+    page = ROOT / "docs" / "recordings.md"
     _, snippet = page.read_text().split("```python\n", 1)
     snippet, _ = snippet.split("```", 1)
     write_arrays(tmp_path / "fc6.npz", our_recording("exact"))

@@ -8,15 +8,15 @@ from collections import Counter
 from pathlib import Path
 from typing import TypeVar
 
-import generated
-import make_models
 import pytest
 from google.protobuf import text_format
 from google.protobuf.message import Message
 
+import generated
+import make_models
 from caffe_margin import caffe_margin_pb2 as pb
+from helpers.places import MODELS
 
-MODELS = Path(__file__).resolve().parent.parent / "models"
 STEMS = {
     4: "sphereface4",
     10: "sphereface10",

@@ -2,18 +2,18 @@ import os
 import subprocess
 import sys
 from importlib import import_module
-from pathlib import Path
 
 import numpy as np
 import pytest
-import recordings
-import standin_pycaffe
 from google.protobuf import text_format
-from standin_pycaffe import TEST, Blob, PythonLayer
 
 import caffe_margin as cm
 from caffe_margin import caffe_margin_pb2 as pb
-from caffe_margin import rewrite
+from caffe_margin.nets import plugin_text
+from helpers import recorded as recordings
+from helpers import standin_pycaffe
+from helpers.places import ROOT
+from helpers.standin_pycaffe import TEST, Blob, PythonLayer
 
 PARAM = """# layer fc6
 num_output: 5 type: QUADRUPLE weight_filler { type: "xavier" }
@@ -47,7 +47,7 @@ def blob_of(array):
 
 def plugin_of(layer_class, net, shapes, **kwargs):
     """The plugin as it runs in the rewritten text of a net."""
-    net = text_format.Parse(rewrite.to_python(net).text, pb.NetParameter())
+    net = text_format.Parse(plugin_text.to_python(net).text, pb.NetParameter())
     (layer,) = (layer for layer in net.layer if layer.type == "Python")
     assert layer.python_param.module == "caffe_margin.pycaffe"
     assert layer.python_param.layer == layer_class.__name__
@@ -302,7 +302,7 @@ def test_import_beside_caffes_own_schema():
     """
     ran = subprocess.run(
         [sys.executable, "-W", "error", "-c", script],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
+        env=os.environ | {"PYTHONPATH": str(ROOT / "tests" / "helpers")},
         capture_output=True,
         text=True,
     )

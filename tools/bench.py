@@ -53,6 +53,9 @@ from time import perf_counter, sleep
 from typing import Any
 
 import numpy as np
+from rich.table import Table
+
+import caffe_margin as cm
 from bench_contestants import (
     BARE,
     RULES,
@@ -65,9 +68,6 @@ from bench_contestants import (
     Torch,
     draw,
 )
-from rich.table import Table
-
-import caffe_margin as cm
 from caffe_margin.cli.common import progress
 from caffe_margin.report import console
 

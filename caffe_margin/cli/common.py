@@ -46,11 +46,11 @@ def add_net(command: argparse.ArgumentParser, files: str = "a .prototxt, or a .c
 
 def read_net(options: argparse.Namespace) -> pb.NetParameter:
     """Return the net at NET, the plugin's layers as what they stand for."""
-    from caffe_margin import rewrite
     from caffe_margin.files import prototxt
+    from caffe_margin.nets import plugin_text
 
     net = prototxt.read_net(options.net, strict=options.strict)
-    rewrite.restore(net, filename=options.net)
+    plugin_text.restore(net, filename=options.net)
     return net
 
 

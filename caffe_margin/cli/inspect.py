@@ -48,8 +48,9 @@ def _shape(text: str) -> tuple[str, tuple[int | None, ...]]:
 
 def run(options: argparse.Namespace) -> int:
     """Print the listing."""
-    from caffe_margin import report, shapes
+    from caffe_margin import report
     from caffe_margin.files import prototxt
+    from caffe_margin.nets import shapes
 
     net = prototxt.filter_net(read_net(options), options.phase)
     layers = shapes.infer_shapes(net, dict(options.shape))

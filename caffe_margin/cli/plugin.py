@@ -38,8 +38,8 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write the net."""
-    from caffe_margin import rewrite
     from caffe_margin.files import prototxt
+    from caffe_margin.nets import plugin_text
 
     net = prototxt.read_net(options.net, strict=options.strict)
     if any(layer.blobs for layer in net.layer):
@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
             f"{options.net} holds weights, which fit both nets as they are: give the .prototxt"
         )
     text = prototxt.read_text(options.net)
-    change = rewrite.from_python if options.reverse else rewrite.to_python
+    change = plugin_text.from_python if options.reverse else plugin_text.to_python
     new = change(text, filename=options.net)
     if options.output:
         prototxt.write_text(new.text, options.output)
@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
     for name in new.layers:
         print(f"caffe-margin: layer {name!r} is {to} layer now", file=sys.stderr)
     if options.reverse:
-        rewrite.restore(net, filename=options.net)
+        plugin_text.restore(net, filename=options.net)
         for layer in net.layer:
             if layer.margin_inner_product_param.HasField("gradient"):
                 warnings.warn(

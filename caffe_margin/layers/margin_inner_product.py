@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from caffe_margin import caffe_margin_pb2 as pb
-from caffe_margin import fillers
 from caffe_margin.files import prototxt
 from caffe_margin.kernels.fused import Fused
 from caffe_margin.layers.layer import (
@@ -31,7 +30,8 @@ from caffe_margin.layers.layer import (
 )
 from caffe_margin.maths import angular
 from caffe_margin.maths.gradient import GradientRule
-from caffe_margin.shapes import shapes_of
+from caffe_margin.nets import fillers
+from caffe_margin.nets.shapes import shapes_of
 
 if TYPE_CHECKING:
     from caffe_margin.kernels.line_by_line import LineByLine

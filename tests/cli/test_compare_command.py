@@ -1,13 +1,13 @@
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import caffe_margin as cm
 from caffe_margin.cli import main
+from helpers.places import MODELS
 
-MODEL = Path(__file__).parents[2] / "models" / "sphereface_model.prototxt"
+MODEL = MODELS / "sphereface_model.prototxt"
 NET = """
     layer { name: "data" type: "Input" top: "fc5" top: "label"
             input_param { shape { dim: 6 dim: 8 } shape { dim: 6 } } }

@@ -1,11 +1,11 @@
 import json
-from pathlib import Path
 
 import pytest
 
 from caffe_margin.cli import main
+from helpers.places import MODELS
 
-MODEL = Path(__file__).parents[2] / "models" / "sphereface_model.prototxt"
+MODEL = MODELS / "sphereface_model.prototxt"
 
 
 def test_listing(capsys):

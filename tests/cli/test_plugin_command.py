@@ -1,12 +1,11 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from caffe_margin import read_net, write_weights
 from caffe_margin.cli import main
+from helpers.places import MODELS
 
-MODEL = Path(__file__).parents[2] / "models" / "sphereface_model.prototxt"
+MODEL = MODELS / "sphereface_model.prototxt"
 
 
 def test_there_and_back(tmp_path, capfd):

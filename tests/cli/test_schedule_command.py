@@ -1,13 +1,12 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from caffe_margin.cli import main
+from helpers.places import MODELS
 
-MODELS = Path(__file__).parents[2] / "models"
 MODEL, SOLVER = MODELS / "sphereface_model.prototxt", MODELS / "sphereface_solver.prototxt"
 
 

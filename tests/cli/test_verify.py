@@ -5,14 +5,14 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-from recordings import FOLDER, load
 
 from caffe_margin.cli import main
 from caffe_margin.files.npz import write_arrays
+from helpers.places import ROOT
+from helpers.recorded import FOLDER, load
 
 LAYER = FOLDER / "double_float64_thresholds.npz"
 
@@ -152,7 +152,7 @@ def test_json_without_infinities(tmp_path, capsys):
 
 def test_a_sign_flipped_in_the_compiled_kernel(tmp_path):
     """In a copy of the package, 1 / -|x| before coeff_x becomes 1 / |x|."""
-    package = Path(__file__).parents[2] / "caffe_margin"
+    package = ROOT / "caffe_margin"
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(package, tmp_path / "caffe_margin", ignore=ignored)
     kernel = tmp_path / "caffe_margin" / "kernels" / "line_by_line.py"

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 from google.protobuf import text_format
-from recordings import assert_blob, layer_param, load, recordings
 
 from caffe_margin import caffe_margin_pb2 as pb
 from caffe_margin.layers.layer import Blob
 from caffe_margin.layers.margin_inner_product import ENGINES, MarginInnerProduct
 from caffe_margin.maths.gradient import ALL_RULES, EXACT, PAPER
+from helpers.recorded import assert_blob, layer_param, load, recordings
 
 TYPES = ["SINGLE", "DOUBLE", "TRIPLE", "QUADRUPLE"]
 

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 from google.protobuf import text_format
-from recordings import assert_blob, layer_param, load, recordings
 
 from caffe_margin import caffe_margin_pb2 as pb
 from caffe_margin.layers.softmax_with_loss import FLT_MIN, SoftmaxWithLoss
+from helpers.recorded import assert_blob, layer_param, load, recordings
 
 
 def make_layer(text=""):

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
-from heads import batch, layer_param, loss, numeric_gradient
 
 from caffe_margin.maths.gradient import EXACT, PAPER
 from caffe_margin.measures.descent import Descent, descend
 from caffe_margin.measures.objective import Objective
+from helpers.heads import batch, layer_param, loss, numeric_gradient
 
 
 def walk(m, blob, rule):

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
-from heads import LAMBDA, batch, layer_param, loss, numeric_gradient, top
 
 from caffe_margin.maths.gradient import EXACT, PAPER
 from caffe_margin.measures.gradient_check import check_gradients
 from caffe_margin.measures.objective import Gradients, Objective
+from helpers.heads import LAMBDA, batch, layer_param, loss, numeric_gradient, top
 
 
 def checked(m, change=lambda gradients: gradients, data=None, base=LAMBDA):

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from heads import LAMBDA, batch, layer_param, loss, numeric_gradient, top
 
 from caffe_margin import caffe_margin_pb2 as pb
 from caffe_margin.measures.training import MODIFIED_SOFTMAX, SOFTMAX, train
+from helpers.heads import LAMBDA, batch, layer_param, loss, numeric_gradient, top
 
 SOLVER = pb.SolverParameter(base_lr=0.5, lr_policy="fixed", momentum=0.9, weight_decay=0.01)
 LR, MOMENTUM, DECAY = (float(np.float32(value)) for value in (0.5, 0.9, 0.01))

@@ -1,14 +1,13 @@
 """The recordings of Caffe that the tests hold the layers against."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from google.protobuf import text_format
 
 from caffe_margin import caffe_margin_pb2 as pb
+from helpers.places import DATA
 
-FOLDER = Path(__file__).parent / "data" / "caffe_dumps"
+FOLDER = DATA / "caffe_dumps"
 
 # Of the blob's largest magnitude.
 TOLERANCE = {np.dtype(np.float64): 1e-12, np.dtype(np.float32): 2e-6}

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
 from google.protobuf import text_format
 
 from caffe_margin import caffe_margin_pb2 as pb
-from caffe_margin.shape_rules import LAYER_TYPES, alike
-from caffe_margin.shapes import LayerShapes, Shape, count_params, infer_shapes
+from caffe_margin.nets.shape_rules import LAYER_TYPES, alike
+from caffe_margin.nets.shapes import LayerShapes, Shape, count_params, infer_shapes
+from helpers.places import DATA
 
-RECORDED = json.loads((Path(__file__).parent / "data" / "shapes_of_caffe.json").read_text())
+RECORDED = json.loads((DATA / "shapes_of_caffe.json").read_text())
 
 
 def net(text: str) -> pb.NetParameter:

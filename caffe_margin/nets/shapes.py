@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from caffe_margin import caffe_margin_pb2 as pb
-from caffe_margin.shape_rules import LAYER_TYPES, Shape, agree, alike, count, show
+from caffe_margin.nets.shape_rules import LAYER_TYPES, Shape, agree, alike, count, show
 
 __all__ = ["LayerShapes", "Shape", "count_params", "infer_shapes", "shapes_of"]
 

@@ -1,14 +1,11 @@
-from pathlib import Path
-
 import pytest
 from google.protobuf import text_format
 
 from caffe_margin import caffe_margin_pb2 as pb
-from caffe_margin import rewrite
 from caffe_margin.files.prototxt import ParseError
-from caffe_margin.rewrite import from_python, to_python
-
-MODELS = Path(__file__).parent.parent / "models"
+from caffe_margin.nets import plugin_text
+from caffe_margin.nets.plugin_text import from_python, to_python
+from helpers.places import MODELS
 
 LAYER = """# the loss
 layer {  # fc6
@@ -116,7 +113,7 @@ def test_other_ways_to_write_it(layer):
     assert names == names_back == [message(text).layer[0].name]
     assert message(back) == message(text)
     net = message(plugin)
-    rewrite.restore(net)
+    plugin_text.restore(net)
     assert net == message(text)
 
 
@@ -182,14 +179,14 @@ def test_errors():
     with pytest.raises(ParseError, match=r"^net:8: param_str of layer 'fc7':3:1: 'tipe' is no"):
         from_python(misspelt, filename="net")
     with pytest.raises(ParseError, match=r"^net: param_str of layer 'fc7':3:1: 'tipe' is no"):
-        rewrite.restore(parse(misspelt), filename="net")
+        plugin_text.restore(parse(misspelt), filename="net")
     with pytest.raises(ParseError, match=r"^net:1:"):
         to_python("layer {", filename="net")
 
 
 def test_name_of_the_layer():
-    assert rewrite.parse_param_str("# layer fc 6\nnum_output: 3")[0] == "fc 6"
+    assert plugin_text.parse_param_str("# layer fc 6\nnum_output: 3")[0] == "fc 6"
     for text in ("num_output: 3", "# fc6\nnum_output: 3", "num_output: 3\n# layer fc6\n"):
-        name, param = rewrite.parse_param_str(text)
+        name, param = plugin_text.parse_param_str(text)
         assert name == "MarginInnerProductLayer"
         assert param.num_output == 3

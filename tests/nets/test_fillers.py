@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from caffe_margin import caffe_margin_pb2 as pb
-from caffe_margin.fillers import fill
+from caffe_margin.nets.fillers import fill
 
 Filler = pb.FillerParameter
 BOTH = pytest.mark.parametrize("dtype", [np.float32, np.float64])

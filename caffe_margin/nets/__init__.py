@@ -1,0 +1,1 @@
+"""What a net says without being run."""
