@@ -78,7 +78,7 @@ from caffe_margin.layers.margin_inner_product import ENGINES, MarginInnerProduct
 from caffe_margin.layers.softmax_with_loss import SoftmaxWithLoss
 from caffe_margin.maths.gradient import NAMED_RULES, GradientRule
 from caffe_margin.nets import plugin_text
-from caffe_margin.sgd import SGD
+from caffe_margin.solver.sgd import SGD
 
 FORMAT_VERSION = 1
 MAX_FORWARDS = 10_000

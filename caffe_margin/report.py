@@ -14,7 +14,7 @@ from caffe_margin.compare import Comparison, Difference
 from caffe_margin.dumps import Check, Verification
 from caffe_margin.maths.geometry import Claims
 from caffe_margin.nets.shapes import LayerShapes, Shape
-from caffe_margin.schedule import Step
+from caffe_margin.solver.schedule import Step
 
 PIPE_WIDTH = 1000
 """Columns where the output is no terminal: nothing is folded there."""

@@ -78,7 +78,7 @@ def choose_iteration(
     options: argparse.Namespace, layer_param: pb.LayerParameter
 ) -> tuple[int, str]:
     """Return which Forward it is, and why, in words."""
-    from caffe_margin.schedule import iteration_of_lambda_min
+    from caffe_margin.solver.schedule import iteration_of_lambda_min
 
     if options.iteration is not None:
         return options.iteration, "as asked"

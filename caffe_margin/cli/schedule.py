@@ -67,8 +67,9 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the table, or the line."""
-    from caffe_margin import report, schedule
+    from caffe_margin import report
     from caffe_margin.files import prototxt
+    from caffe_margin.solver import schedule
 
     if options.solverstate and (options.plot or options.last):
         raise ValueError("--solverstate asks for one line; --plot and --last are for the table")
@@ -190,7 +191,7 @@ def _resume(
     options: argparse.Namespace, layer: pb.LayerParameter, solver: pb.SolverParameter | None
 ) -> int:
     """Print the line for the prototxt."""
-    from caffe_margin import schedule
+    from caffe_margin.solver import schedule
 
     iter_ = schedule.read_solverstate(options.solverstate)
     iter_size = 1 if solver is None else solver.iter_size

@@ -16,7 +16,7 @@ from caffe_margin.layers.softmax_with_loss import SoftmaxWithLoss
 from caffe_margin.maths import angular
 from caffe_margin.maths.gradient import PAPER, GradientRule
 from caffe_margin.measures.objective import log_sum_exp
-from caffe_margin.sgd import SGD
+from caffe_margin.solver.sgd import SGD
 
 POINTS = 60
 """How often a run is looked at, at most; each look costs a Forward over all the features."""

@@ -5,7 +5,7 @@ import pytest
 from google.protobuf import text_format
 
 from caffe_margin import caffe_margin_pb2 as pb
-from caffe_margin.schedule import (
+from caffe_margin.solver.schedule import (
     iteration_of_lambda_min,
     lambdas,
     read_solverstate,
