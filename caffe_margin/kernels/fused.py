@@ -1,4 +1,4 @@
-"""The same numbers as `line_by_line` from three matrix products and O(M K + N K) beside them.
+"""The line-by-line port's numbers from three matrix products and O(M K + N K) beside them.
 
 With W's rows of unit length, only the label's column of the output knows of the margin:
 

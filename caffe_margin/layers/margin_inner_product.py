@@ -34,7 +34,7 @@ from caffe_margin.nets import fillers
 from caffe_margin.nets.shapes import shapes_of
 
 if TYPE_CHECKING:
-    from caffe_margin.kernels.line_by_line import LineByLine
+    from caffe_margin.kernels.margin_inner_product import LineByLine
 
 ENGINES = ("fused", "line_by_line")
 
@@ -44,7 +44,7 @@ def _make_engine(name: str, m: int, rule: GradientRule) -> Fused | LineByLine:
         return Fused(m, rule)
     if name == "line_by_line":
         # Here, because numba takes a second to import and only this engine needs it.
-        from caffe_margin.kernels.line_by_line import LineByLine
+        from caffe_margin.kernels.margin_inner_product import LineByLine
 
         return LineByLine(m, rule)
     raise ValueError(f"engine must be {' or '.join(map(repr, ENGINES))}, not {name!r}")

@@ -155,7 +155,7 @@ def test_a_sign_flipped_in_the_compiled_kernel(tmp_path):
     package = ROOT / "caffe_margin"
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(package, tmp_path / "caffe_margin", ignore=ignored)
-    kernel = tmp_path / "caffe_margin" / "kernels" / "line_by_line.py"
+    kernel = tmp_path / "caffe_margin" / "kernels" / "margin_inner_product.py"
     text, sign = kernel.read_text(), "coeff_x = (Dtype(1) / -p.x_norm[i])"
     assert sign in text
     kernel.write_text(text.replace(sign, sign.replace("-", ""), 1))
