@@ -19,8 +19,8 @@ from caffe_margin.files.prototxt import (
     write_weights,
 )
 from caffe_margin.layers.margin_inner_product import MarginInnerProduct
+from caffe_margin.layers.margin_softmax_loss import MarginSoftmaxLoss, margin_softmax_loss
 from caffe_margin.layers.softmax_with_loss import SoftmaxWithLoss
-from caffe_margin.loss import MarginSoftmaxLoss, margin_softmax_loss
 from caffe_margin.maths.gradient import EXACT, PAPER, GradientRule
 
 __all__ = [

@@ -15,7 +15,8 @@ for m in (1, 2, 3, 4):
         engine = margin_inner_product.LineByLine(m, PAPER)
         engine.forward(dtype(5), x, label, weight, None, None, top)
         engine.backward(top, np.zeros_like(weight), np.zeros_like(x))
-functions = [f for m in (caffe_math, margin_inner_product) for f in vars(m).values() if hasattr(f, "stats")]
+modules = (caffe_math, margin_inner_product)
+functions = [f for m in modules for f in vars(m).values() if hasattr(f, "stats")]
 print(len(functions), sum(sum(f.stats.cache_misses.values()) for f in functions))
 """
 

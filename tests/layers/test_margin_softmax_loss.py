@@ -6,9 +6,9 @@ from google.protobuf import text_format
 
 import caffe_margin as cm
 from caffe_margin import caffe_margin_pb2 as pb
-from caffe_margin import loss as loss_module
 from caffe_margin.kernels import fused
-from caffe_margin.loss import margin_softmax_loss
+from caffe_margin.layers import margin_softmax_loss as loss_module
+from caffe_margin.layers.margin_softmax_loss import margin_softmax_loss
 from caffe_margin.maths.gradient import ALL_RULES, EXACT, PAPER
 
 TYPES = ["SINGLE", "DOUBLE", "TRIPLE", "QUADRUPLE"]
