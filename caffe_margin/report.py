@@ -11,9 +11,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from caffe_margin.compare import Comparison, Difference
-from caffe_margin.dumps import Check, Verification
 from caffe_margin.maths.geometry import Claims
 from caffe_margin.nets.shapes import LayerShapes, Shape
+from caffe_margin.recordings.check import Check, Verification
 from caffe_margin.solver.schedule import Step
 
 PIPE_WIDTH = 1000

@@ -11,13 +11,13 @@ from google.protobuf import text_format
 
 import dump_caffe
 from caffe_margin import caffe_margin_pb2 as pb
-from caffe_margin import dumps
 from caffe_margin.files.npz import read_arrays
 from caffe_margin.files.prototxt import filter_net
 from caffe_margin.files.upgrade import upgrade_net
 from caffe_margin.layers.layer import Blob
 from caffe_margin.layers.margin_inner_product import MarginInnerProduct
 from caffe_margin.layers.softmax_with_loss import SoftmaxWithLoss
+from caffe_margin.recordings.replay import verify
 from helpers.places import ROOT
 
 TOOL = ROOT / "tools" / "dump_caffe.py"
@@ -123,7 +123,7 @@ def test_layer(dump, type, seed, tmp_path):
     assert recording["top1_data"].tolist() == [4.5, 3, 2.25]
     assert recording["blob0_diff_before"].any()
     assert str(recording["source"]) == f"Caffe 1.0.0, CPU, by dump_caffe.py with seed {seed}"
-    verification = dumps.verify(path)
+    verification = verify(path)
     assert verification.kind == "layer"
     assert verification.ok
     assert {check.blob for check in verification.checks} == {
@@ -149,7 +149,7 @@ def test_seeds_differ_and_repeat(dump):
 
 def test_loss(dump):
     path = dump("--layer", "loss", "--shape", "5,7")
-    verification = dumps.verify(path)
+    verification = verify(path)
     assert verification.kind == "softmax_loss"
     assert verification.ok
     assert {check.blob for check in verification.checks} == {"top0_data", "bottom0_diff"}
@@ -214,7 +214,7 @@ def test_whole_net(dump, tmp_path):
         key for key in recording if key.startswith("blob/")
     }
     assert recording["blob/label/data"].tolist() == [6, 5, 4, 3]
-    verification = dumps.verify(path)
+    verification = verify(path)
     assert verification.kind == "net"
     assert verification.ok
     # nothing below fc6 learns, so fc5's diff is nobody's

@@ -44,8 +44,8 @@ def run(options: argparse.Namespace) -> int:
     """Write the file."""
     import numpy as np
 
-    from caffe_margin.dumps import record
     from caffe_margin.files.npz import write_arrays
+    from caffe_margin.recordings.record import record
 
     net, layer_param = read_layer(options)
     x, label, weight, sources = read_batch(options, net, layer_param)

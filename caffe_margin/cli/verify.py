@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from caffe_margin.cli.common import Commands, add_command, add_json, print_json, progress
 
 if TYPE_CHECKING:
-    from caffe_margin.dumps import Check, Verification
+    from caffe_margin.recordings.check import Check, Verification
 
 
 def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -64,14 +64,15 @@ def _tolerance(text: str) -> float:
 
 def run(options: argparse.Namespace) -> int:
     """Print a line a recording."""
-    from caffe_margin import dumps, report
+    from caffe_margin import report
+    from caffe_margin.recordings.replay import verify
 
     paths, skipped, errors = find_recordings(options.paths)
     verifications: dict[str, Verification] = {}
     with progress("recordings", options.json) as track:
         for path in track(paths):
             try:
-                verifications[path] = dumps.verify(path, options.rtol)
+                verifications[path] = verify(path, options.rtol)
             except (OSError, ValueError, MemoryError) as error:
                 errors[path] = _one_line(path, error)
 

@@ -8,9 +8,9 @@ from google.protobuf import text_format
 
 import caffe_margin as cm
 from caffe_margin import caffe_margin_pb2 as pb
-from caffe_margin import dumps
 from caffe_margin.cli import main
 from caffe_margin.files.npz import read_arrays
+from caffe_margin.recordings.replay import verify
 
 NET = """
     layer { name: "data" type: "Input" top: "fc5" top: "label"
@@ -47,7 +47,7 @@ def test_verify_passes(net, out, rule, dtype, capsys):
     assert recording["bottom0_data"].shape == (6, 8)
     assert recording["top0_data"].dtype == dtype
     assert recording["blob0_diff_before"].any()
-    verification = dumps.verify(out)
+    verification = verify(out)
     assert verification.ok
     assert {check.dtype for check in verification.checks} == {dtype}
 
@@ -74,7 +74,7 @@ def test_given_inputs(net, out, tmp_path):
     np.testing.assert_array_equal(recording["bottom0_data"], x)
     np.testing.assert_array_equal(recording["bottom1_data"], [4, 0, 1, 1])
     np.testing.assert_array_equal(recording["blob0_data_before"], weight)
-    assert dumps.verify(out).ok
+    assert verify(out).ok
 
     cm.write_weights({"fc6": [2 * weight]}, tmp_path / "a.caffemodel")
     weights = ["--weights", str(tmp_path / "a.caffemodel")]

@@ -10,12 +10,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from caffe_margin import caffe_margin_pb2 as pb
-from caffe_margin import dumps
 from caffe_margin.files.npz import write_arrays
 from caffe_margin.files.text_format import UnknownFieldWarning
 from caffe_margin.kernels import fused, row_passes
 from caffe_margin.maths.gradient import ALL_RULES, EXACT
 from caffe_margin.nets import plugin_text
+from caffe_margin.recordings import replay
+from caffe_margin.recordings.check import compare_blob
+from caffe_margin.recordings.record import record
+from caffe_margin.recordings.replay import verify
 from helpers.places import ROOT
 from helpers.recorded import FOLDER, load, recordings
 
@@ -47,7 +50,7 @@ def changed(path, **arrays):
 
 @pytest.mark.parametrize("path", recordings("*.npz"))
 def test_recording(path):
-    verification = dumps.verify(path)
+    verification = verify(path)
     assert verification.ok
     assert "caffe-sphereface" in verification.source
     engines = {check.engine for check in verification.checks}
@@ -63,13 +66,13 @@ def test_recording(path):
 
 
 def test_kinds():
-    kinds = {path: dumps.verify(path).kind for path in (LAYER, LOSS, SGD, NET)}
+    kinds = {path: verify(path).kind for path in (LAYER, LOSS, SGD, NET)}
     assert list(kinds.values()) == ["layer", "softmax_loss", "head_sgd", "net"]
 
 
 def test_net():
     """A convolutional net in pycaffe, by tools/dump_caffe.py."""
-    verification = dumps.verify(NET)
+    verification = verify(NET)
     assert verification.ok
     assert {check.blob for check in verification.checks} == {
         "fc6/top0_data",
@@ -96,19 +99,19 @@ def test_net():
     ],
 )
 def test_net_with_shared_blobs(write, text, lost):
-    whole = {check.blob for check in dumps.verify(NET).checks}
+    whole = {check.blob for check in verify(NET).checks}
     net = np.array(f"{load(NET)['net']}\n{text}")
-    verification = dumps.verify(write(changed(NET, net=net)))
+    verification = verify(write(changed(NET, net=net)))
     assert whole - {check.blob for check in verification.checks} == lost
     assert verification.ok
 
 
 def test_net_with_the_plugin(write):
     """The same net, its layer a Python layer of ours."""
-    whole = dumps.verify(NET)
+    whole = verify(NET)
     net = plugin_text.to_python(str(load(NET)["net"])).text
     assert 'type: "Python"' in net
-    verification = dumps.verify(write(changed(NET, net=np.array(net))))
+    verification = verify(write(changed(NET, net=np.array(net))))
     assert verification.checks == whole.checks
     assert verification.not_replayed == ("Input", "Convolution", "PReLU", "InnerProduct")
 
@@ -125,7 +128,7 @@ def test_net_with_a_shared_weight(write):
     for key in list(arrays):
         copied = key.replace("/fc6/", "/fc7/").replace("/lambda/", "/lambda2/")
         arrays[copied] = arrays[key]
-    verification = dumps.verify(write(arrays))
+    verification = verify(write(arrays))
     assert verification.ok
     assert {check.blob for check in verification.checks} == {
         *("fc6/top0_data", "fc6/top1_data", "fc7/top0_data", "fc7/top1_data"),
@@ -135,16 +138,16 @@ def test_net_with_a_shared_weight(write):
 
 def test_net_with_a_loss_without_a_top(write):
     """Caffe adds one to each, and pycaffe calls them all (automatic)."""
-    whole = dumps.verify(NET)
+    whole = verify(NET)
     arrays = load(NET)
     arrays["net"] = np.array(str(arrays["net"]).replace('top: "softmax_loss"', ""))
     without = {key: arrays[key] for key in arrays if not key.startswith("blob/softmax_loss/")}
     loss = {"blob/(automatic)/data": arrays["blob/softmax_loss/data"]}
-    assert dumps.verify(write(without | loss)).checks == whole.checks
+    assert verify(write(without | loss)).checks == whole.checks
 
     another = f'{arrays["net"]} layer {{ type: "EuclideanLoss" bottom: "a" bottom: "b" }}'
     for some in (without, without | loss | {"net": np.array(another)}):
-        verification = dumps.verify(write(some))
+        verification = verify(write(some))
         assert {check.blob.split("/")[0] for check in verification.checks} == {"fc6"}
         assert "SoftmaxWithLoss" in verification.not_replayed
 
@@ -165,7 +168,7 @@ def test_every_recorded_blob_is_compared(write, path):
         index = tuple(size - 1 for size in array.shape)
         largest = np.abs(array).max()
         array[index] += largest / 8
-        verification = dumps.verify(write(changed(path, **{key: array})))
+        verification = verify(write(changed(path, **{key: array})))
         assert not verification.ok
         worst = verification.worst
         assert {check.blob for check in verification.checks if not check.ok} == {worst.blob}
@@ -176,26 +179,26 @@ def test_every_recorded_blob_is_compared(write, path):
 
 
 def test_measures():
-    check = dumps._compare("a", "", np.array([[1.0, -3.5]]), np.array([[1.0, -4.0]]), None)
+    check = compare_blob("a", "", np.array([[1.0, -3.5]]), np.array([[1.0, -4.0]]), None)
     assert (check.index, check.computed, check.recorded) == ((0, 1), -3.5, -4)
     assert (check.absolute, check.relative, check.ulps) == (0.5, 0.125, 0.5 * 2**50)
     ones = np.ones((2, 2), np.float32)
-    check = dumps._compare("a", "", ones * (1 + 2**-23), ones, None)
+    check = compare_blob("a", "", ones * (1 + 2**-23), ones, None)
     assert (check.ulps, check.ok) == (1, True)
     zeros = np.zeros(3)
-    assert dumps._compare("a", "", zeros, zeros, None).ok
-    assert not dumps._compare("a", "", zeros + 1e-300, zeros, None).ok
-    assert dumps._compare("a", "", zeros[:0], zeros[:0], None).ok
+    assert compare_blob("a", "", zeros, zeros, None).ok
+    assert not compare_blob("a", "", zeros + 1e-300, zeros, None).ok
+    assert compare_blob("a", "", zeros[:0], zeros[:0], None).ok
 
 
 def test_not_finite(write):
     recorded = load(LAYER)["top0_data"]
     recorded[3, 4] = np.nan
-    worst = dumps.verify(write(changed(LAYER, top0_data=recorded))).worst
+    worst = verify(write(changed(LAYER, top0_data=recorded))).worst
     assert (worst.blob, worst.index, worst.ok) == ("top0_data", (3, 4), False)
     # an infinity in the recording is no scale for the others
     recorded[3, 4] = np.inf
-    assert dumps.verify(write(changed(LAYER, top0_data=recorded))).worst.relative == np.inf
+    assert verify(write(changed(LAYER, top0_data=recorded))).worst.relative == np.inf
 
 
 def test_one_sign_in_a_kernel(monkeypatch):
@@ -206,7 +209,7 @@ def test_one_sign_in_a_kernel(monkeypatch):
     original = fused.label_coefficients
     monkeypatch.setattr(fused, "label_coefficients", flipped)
     for path in (LAYER, NET):
-        wrong = [check for check in dumps.verify(path).checks if not check.ok]
+        wrong = [check for check in verify(path).checks if not check.ok]
         assert [check.blob.split("/")[-1] for check in wrong] == ["bottom0_diff"]
         assert {check.engine for check in wrong} == {"fused"}
 
@@ -214,17 +217,17 @@ def test_one_sign_in_a_kernel(monkeypatch):
 def test_replay_that_diverges_is_a_difference(write, monkeypatch):
     """A weight that SGD blows up is not the recording's fault."""
     solver = str(load(SGD)["solver"]).replace("base_lr: 0.1", "base_lr: 1e38")
-    verification = dumps.verify(write(changed(SGD, solver=np.array(solver))))
+    verification = verify(write(changed(SGD, solver=np.array(solver))))
     assert not verification.ok
     assert verification.worst.relative == np.inf
 
 
 def test_rtol():
-    verification = dumps.verify(LAYER, rtol=1e-20)
+    verification = verify(LAYER, rtol=1e-20)
     assert not verification.ok
     assert {check.rtol for check in verification.checks} == {1e-20}
-    assert {check.rtol for check in dumps.verify(LAYER).checks} == {1e-12}
-    assert {check.rtol for check in dumps.verify(LOSS).checks} == {2e-6}
+    assert {check.rtol for check in verify(LAYER).checks} == {1e-12}
+    assert {check.rtol for check in verify(LOSS).checks} == {2e-6}
 
 
 # Rules
@@ -233,7 +236,7 @@ def test_rtol():
 def our_recording(rule):
     recording = load(LAYER)
     (layer_param,) = text_format.Parse(str(recording["layer"]), pb.NetParameter()).layer
-    return dumps.record(
+    return record(
         layer_param,
         *(recording[key] for key in ("bottom0_data", "bottom1_data", "blob0_data_before")),
         recording["top0_diff"],
@@ -245,12 +248,12 @@ def our_recording(rule):
 
 @pytest.mark.parametrize("rule", ALL_RULES, ids=lambda rule: rule.name)
 def test_recorded_under_a_rule(write, rule):
-    assert dumps.verify(write(our_recording(rule))).ok
+    assert verify(write(our_recording(rule))).ok
 
 
 def test_recording_of_the_exact_rule(monkeypatch):
     """Both engines, from a file; and the compiled pass that no recording of Caffe runs."""
-    verification = dumps.verify(EXACT_RULE)
+    verification = verify(EXACT_RULE)
     assert verification.ok
     assert {check.engine for check in verification.checks} == {"fused", "line_by_line"}
     assert str(load(EXACT_RULE)["rule"]) == "exact"
@@ -260,23 +263,23 @@ def test_recording_of_the_exact_rule(monkeypatch):
 
     original = row_passes.project
     monkeypatch.setattr(row_passes, "project", flipped)
-    wrong = [check for check in dumps.verify(EXACT_RULE).checks if not check.ok]
+    wrong = [check for check in verify(EXACT_RULE).checks if not check.ok]
     assert [(check.blob, check.engine) for check in wrong] == [("blob0_diff", "fused")]
 
 
 def test_without_the_key_the_rule_is_the_texts(write):
     arrays = load(EXACT_RULE)
     del arrays["rule"]
-    assert not dumps.verify(write(arrays)).ok
+    assert not verify(write(arrays)).ok
     field = "margin_inner_product_param { gradient: EXACT"
     layer = str(arrays["layer"]).replace("margin_inner_product_param {", field)
-    assert dumps.verify(write(arrays | {"layer": np.array(layer)})).ok
+    assert verify(write(arrays | {"layer": np.array(layer)})).ok
 
 
 def test_another_rule_differs(write):
     recording = our_recording(EXACT)
     assert str(recording["rule"]) == "exact"
-    wrong = dumps.verify(write(recording | {"rule": np.array("paper")}))
+    wrong = verify(write(recording | {"rule": np.array("paper")}))
     assert {check.blob for check in wrong.checks if not check.ok} == {
         "blob0_data",
         "blob0_diff",
@@ -284,7 +287,7 @@ def test_another_rule_differs(write):
     }
     # without the key it is Caffe's
     without = {key: array for key, array in recording.items() if key != "rule"}
-    assert not dumps.verify(write(without)).ok
+    assert not verify(write(without)).ok
 
 
 def test_our_recording_of_the_papers_rule_is_caffes():
@@ -310,11 +313,11 @@ def test_missing_keys(write):
             if (path, key) in [(LOSS, "bottom0_diff"), (SGD, "solver")]:
                 continue
             with pytest.raises(ValueError, match=f"lacks {key}|no recording"):
-                dumps.verify(write(changed(path, **{key: None})))
+                verify(write(changed(path, **{key: None})))
     with pytest.raises(ValueError, match="lacks phase"):
-        dumps.verify(write(changed(SGD, solver=None)))
+        verify(write(changed(SGD, solver=None)))
     with pytest.raises(ValueError, match="lacks blob/fc6/data"):
-        dumps.verify(write(changed(NET, **{"blob/fc6/data": None})))
+        verify(write(changed(NET, **{"blob/fc6/data": None})))
 
 
 def test_wrong_shapes_and_dtypes(write):
@@ -331,7 +334,7 @@ def test_wrong_shapes_and_dtypes(write):
                     wrong.append(array[None, None])
             for value in wrong:
                 with pytest.raises(ValueError, match=rf"recording\.npz.* ({key}|'{key}'|bottom)"):
-                    dumps.verify(write(changed(path, **{key: value})))
+                    verify(write(changed(path, **{key: value})))
 
 
 OTHERS = {
@@ -364,15 +367,15 @@ def test_refused(write, case):
     original, arrays, message = OTHERS[case]
     path = write(changed(original, **arrays))
     with pytest.raises(ValueError, match=message) as caught:
-        dumps.verify(path)
+        verify(path)
     assert str(path) in str(caught.value)
 
 
 @pytest.mark.parametrize("path", [LAYER, LOSS, SGD, NET], ids=["layer", "loss", "sgd", "net"])
 def test_too_many_logits(path, monkeypatch):
-    monkeypatch.setattr(dumps, "MAX_LOGITS", 100)
+    monkeypatch.setattr(replay, "MAX_LOGITS", 100)
     with pytest.raises(ValueError, match=r"logits, .* bytes; up to 100 are replayed"):
-        dumps.verify(path)
+        verify(path)
 
 
 def test_small_files_that_ask_for_large_tops(write):
@@ -382,7 +385,7 @@ def test_small_files_that_ask_for_large_tops(write):
         path = write(arrays)
         tracemalloc.start()
         with pytest.raises(ValueError, match=message):
-            dumps.verify(path)
+            verify(path)
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         return most
@@ -407,19 +410,19 @@ def test_warnings_name_the_file(write):
     layer = str(load(LAYER)["layer"]).replace("name:", "colour: 3 name:", 1)
     path = write(changed(LAYER, layer=np.array(layer)))
     with pytest.warns(UnknownFieldWarning, match=rf"^{path}: layer:\d+: .*colour"):
-        assert dumps.verify(path).ok
+        assert verify(path).ok
 
 
 def test_foreign_files(tmp_path, write):
     with pytest.raises(ValueError, match=r"no recording, .* it holds label, x"):
-        dumps.verify(write({"x": np.zeros((2, 2)), "label": np.zeros(2)}))
+        verify(write({"x": np.zeros((2, 2)), "label": np.zeros(2)}))
     with pytest.raises(ValueError, match="no recording"):
-        dumps.verify(write({}))
+        verify(write({}))
     np.savez(tmp_path / "objects.npz", layer=np.array([None]))
     with pytest.raises(ValueError, match="only booleans"):
-        dumps.verify(tmp_path / "objects.npz")
+        verify(tmp_path / "objects.npz")
     with pytest.raises(FileNotFoundError):
-        dumps.verify(tmp_path / "nothing.npz")
+        verify(tmp_path / "nothing.npz")
 
 
 # Any recording, changed in any way
@@ -471,7 +474,7 @@ def mutated(draw):
 def test_mutated_recordings_are_verified_or_refused(write, arrays):
     path = write(arrays)
     try:
-        verification = dumps.verify(path)
+        verification = verify(path)
     except ValueError as error:
         message = str(error)
     else:

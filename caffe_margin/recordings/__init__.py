@@ -1,0 +1,1 @@
+"""What Caffe, or this layer, computed: written, read, replayed, compared."""

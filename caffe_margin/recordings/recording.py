@@ -1,0 +1,143 @@
+"""Recordings of the layer: what some Caffe, or this layer, computed; written, replayed, compared.
+
+A recording is an ``.npz`` file; nothing in it is pickled. `verify` replays it and holds every blob
+against the recorded one. ``caffe-margin record`` writes one from our layer, ``tools/dump_caffe.py``
+from anybody's Caffe. Every recording may hold
+
+    format_version   () int    of this description; absent means 1. A higher one is refused
+    source           () str    what recorded it
+    rule             () str    "paper" or "exact", or (3,) bool, the switches of `GradientRule` in
+                               their order; absent means what the layer's text says in its own
+                               ``gradient`` field: PAPER, Caffe's, where it has none
+
+and is of the first of these kinds whose keys it has. M is the batch, N the classes, K the features;
+D is float32 or float64, the layer's Dtype, one for the whole file.
+
+``layer``: MarginInnerProduct, Forward once or more on one input, then one Backward.
+
+    layer                  () str         the layer as prototxt text, ``layer { ... }``
+    forwards               () int         how many Forwards, 1 to `MAX_FORWARDS`
+    propagate_down         (2,) bool      as Caffe's Net sets them
+    param_propagate_down   (1,) bool
+    bottom0_data           bottom, D      features
+    bottom1_data           bottom         labels
+    blob0_data_before      (N, K) D       the weight before the first Forward
+    blob0_diff_before      (N, K) D       its diff, which Backward adds to
+    top0_diff              top, D         what comes down from above
+    top0_data              top, D         after the last Forward
+    top1_data              (forwards,) D  lambda after each Forward; absent where the layer has
+                                          one top
+    blob0_data, blob0_diff (N, K) D       the weight and its diff afterwards
+    bottom0_diff           bottom, D      absent where propagate_down[0] is false
+    internal_NAME          D              optional: the C++ layer's private blob NAME_; held against
+                                          the line-by-line engine, the only one that has them
+
+``softmax_loss``: SoftmaxWithLoss, one Forward and one Backward from its ``loss_weight``.
+
+    layer, bottom0_data, bottom1_data, bottom0_diff    as above
+    top0_data                                          () D, the loss before ``loss_weight``
+
+``head_sgd``: T iterations of Caffe's SGD on MarginInnerProduct below SoftmaxWithLoss.
+
+    net, solver                        () str        prototxt text
+    fc5, label                         (T, M, K) D, (T, M)   the batches
+    weight_before                      (N, K) D
+    loss, lambda_                      (T,) D        at each iteration
+    weight_after_iterations            (n,) int      optional
+    weight_after                       (n, N, K) D   the weight after that many iterations
+
+``net``: a whole net, one Forward and one Backward. Its MarginInnerProduct layers, those among them
+that are Python layers of `caffe_margin.pycaffe`, and its SoftmaxWithLoss layers are replayed, the
+others are not.
+
+    net, phase                         () str        prototxt text; TRAIN or TEST
+    blob/NAME/data, blob/NAME/diff     D             each blob afterwards
+    param/LAYER/I/data_before          D             each parameter before Forward; diffs are 0
+    param/LAYER/I/data, .../diff       D             and afterwards
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from numpy.typing import NDArray
+
+from caffe_margin import caffe_margin_pb2 as pb
+from caffe_margin.files import prototxt
+from caffe_margin.files.upgrade import upgrade_net
+from caffe_margin.layers.layer import DTYPES, FloatArray, describe
+from caffe_margin.maths.gradient import GradientRule
+from caffe_margin.nets import plugin_text
+
+FORMAT_VERSION = 1
+MAX_TEXT = 4 << 20
+"""Characters of prototxt text in a recording."""
+
+
+class Recording:
+    """The arrays of a recording; what is asked for is there and as it should be."""
+
+    def __init__(self, arrays: Mapping[str, NDArray]) -> None:
+        self.arrays = arrays
+        self.dtype = DTYPES[0]
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.arrays
+
+    def array(self, key: str, kinds: str, shape: tuple[int | None, ...] | None = None) -> NDArray:
+        """Return an array of a dtype kind and of a shape, where None is any dimension."""
+        if key not in self.arrays:
+            raise ValueError(f"the recording lacks {key}")
+        array = self.arrays[key]
+        fits = shape is None or (
+            array.ndim == len(shape)
+            and all(want in (None, dim) for dim, want in zip(array.shape, shape, strict=True))
+        )
+        if array.dtype.kind not in kinds or not fits:
+            what = {"b": "bool", "iu": "int", "U": "str", "f": "float"}.get(kinds, "float or int")
+            wanted = "" if shape is None else f"{shape} ".replace("None", "any")
+            raise ValueError(f"{key} is {describe(array)}; it must be {wanted}{what}")
+        return array
+
+    def floats(self, key: str, shape: tuple[int | None, ...] | None = None) -> FloatArray:
+        """Return an array of the recording's dtype."""
+        array = self.array(key, "f", shape)
+        if array.dtype != self.dtype:
+            raise ValueError(f"{key} is {describe(array)}; the recording is {self.dtype}")
+        return array
+
+    def first_floats(self, key: str, shape: tuple[int | None, ...] | None = None) -> FloatArray:
+        """Return the array whose dtype is the recording's."""
+        array = self.array(key, "f", shape)
+        if array.dtype not in DTYPES:
+            raise ValueError(f"{key} is {describe(array)}; it must be float32 or float64")
+        self.dtype = array.dtype
+        return array
+
+    def text(self, key: str) -> str:
+        array = self.array(key, "U", ())
+        if array.itemsize > 4 * MAX_TEXT:
+            raise ValueError(f"{key} is longer than {MAX_TEXT} characters")
+        return str(array)
+
+    def net(self) -> pb.NetParameter:
+        """Return what ``net`` or ``layer`` says, in the current form."""
+        key = "layer" if "layer" in self else "net"
+        net = prototxt.parse_text(self.text(key), pb.NetParameter(), filename=key)
+        upgrade_net(net)
+        plugin_text.restore(net)
+        return net
+
+    @property
+    def source(self) -> str:
+        return self.text("source") if "source" in self else ""
+
+    @property
+    def rule(self) -> GradientRule | None:
+        """The rule; None where the recording does not say."""
+        if "rule" not in self:
+            return None
+        if self.arrays["rule"].dtype.kind == "b":
+            switches: list[bool] = self.array("rule", "b", (3,)).tolist()
+            return GradientRule(*switches)
+        return GradientRule.of(self.text("rule"))
