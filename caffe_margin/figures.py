@@ -24,14 +24,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MultipleLocator, NullFormatter
 
-from caffe_margin.compare import RuleMeasures
 from caffe_margin.files.atomic import atomic_write
 from caffe_margin.maths.gradient import EXACT, PAPER, GradientRule
-from caffe_margin.measures.descent import Descent
-from caffe_margin.measures.gradient_check import CheckedDerivatives
-from caffe_margin.measures.pull import Pulls
-from caffe_margin.measures.study import MARGINS, CoeffNorm, Psi, Schedule, Study
-from caffe_margin.measures.training import MODIFIED_SOFTMAX, SOFTMAX, Training
+from caffe_margin.study.compare import RuleMeasures
+from caffe_margin.study.descent import Descent
+from caffe_margin.study.gradient_check import CheckedDerivatives
+from caffe_margin.study.pull import Pulls
+from caffe_margin.study.study import MARGINS, CoeffNorm, Psi, Schedule, Study
+from caffe_margin.study.training import MODIFIED_SOFTMAX, SOFTMAX, Training
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#8A8A8A"

@@ -11,13 +11,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from caffe_margin.compare import Comparison, Difference
 from caffe_margin.figures import WIDTH, figures, save
 from caffe_margin.folder import INDEX, PROGRAM
 from caffe_margin.maths.gradient import EXACT, PAPER
-from caffe_margin.measures.descent import Descent
-from caffe_margin.measures.gradient_check import FLOOR, TOLERANCE, CheckedDerivatives
-from caffe_margin.measures.study import Study
+from caffe_margin.study.compare import Comparison, Difference
+from caffe_margin.study.descent import Descent
+from caffe_margin.study.gradient_check import FLOOR, TOLERANCE, CheckedDerivatives
+from caffe_margin.study.study import Study
 
 PAGE = "index.html"
 

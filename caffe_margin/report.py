@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from caffe_margin.compare import Comparison, Difference
 from caffe_margin.maths.geometry import Claims
 from caffe_margin.nets.shapes import LayerShapes, Shape
 from caffe_margin.recordings.check import Check, Verification
 from caffe_margin.solver.schedule import Step
+from caffe_margin.study.compare import Comparison, Difference
 
 PIPE_WIDTH = 1000
 """Columns where the output is no terminal: nothing is folded there."""

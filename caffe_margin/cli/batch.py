@@ -99,16 +99,16 @@ def read_batch(
     """
     import numpy as np
 
-    from caffe_margin import digits
-    from caffe_margin.compare import draw_features
     from caffe_margin.files.npz import read_arrays
     from caffe_margin.layers.layer import canonical_axis
     from caffe_margin.nets import fillers
     from caffe_margin.nets.shapes import shapes_of
+    from caffe_margin.study import features
+    from caffe_margin.study.features import draw_features
 
     name, param = layer_param.name, layer_param.margin_inner_product_param
     if options.features == DIGITS:
-        given, features = digits.read_digits(), digits.DESCRIPTION
+        given, features = features.read_digits(), features.DESCRIPTION
     else:
         given = read_arrays(options.features) if options.features else {}
         features = f"from {options.features}"

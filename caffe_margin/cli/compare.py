@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from caffe_margin import caffe_margin_pb2 as pb
-    from caffe_margin.compare import Comparison
     from caffe_margin.layers.layer import FloatArray
+    from caffe_margin.study.compare import Comparison
 
 
 def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -71,7 +71,7 @@ def _rate(text: str) -> float:
 def run(options: argparse.Namespace) -> int:
     """Print the table, and write the page."""
     from caffe_margin import report
-    from caffe_margin.compare import compare
+    from caffe_margin.study.compare import compare
 
     if options.report == "":
         raise ValueError("--report needs the name of a folder; it got an empty string")
@@ -135,8 +135,8 @@ def _write_page(
     import sys
 
     from caffe_margin import caffe_margin_pb2 as pb
-    from caffe_margin.measures.study import study
     from caffe_margin.page import write_page
+    from caffe_margin.study.study import study
 
     # The authors' own solver, but for its steps in the learning rate.
     solver_param = pb.SolverParameter(

@@ -14,7 +14,7 @@ from caffe_margin.cli import main
 pytest.importorskip("matplotlib")
 from caffe_margin import figures
 from caffe_margin.maths.gradient import EXACT
-from caffe_margin.measures.training import Training, TrainingRun
+from caffe_margin.study.training import Training, TrainingRun
 
 M, N, K = 9, 4, 6
 LAMBDA = 50 / (1 + 0.5 * 18)

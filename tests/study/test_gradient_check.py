@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from caffe_margin.maths.gradient import EXACT, PAPER
-from caffe_margin.measures.gradient_check import check_gradients
-from caffe_margin.measures.objective import Gradients, Objective
+from caffe_margin.study.gradient_check import check_gradients
+from caffe_margin.study.objective import Gradients, Objective
 from helpers.heads import LAMBDA, batch, layer_param, loss, numeric_gradient, top
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from caffe_margin.measures.pull import coeff_norm, pulls
+from caffe_margin.study.pull import coeff_norm, pulls
 
 THETA = np.radians([3.0, 30.0, 44.0, 61.0, 91.0, 119.0, 136.0, 178.0])
 X_NORM = np.array([5.0, 1.0, 12.0, 30.0, 0.3, 7.0, 15.0, 2.0])

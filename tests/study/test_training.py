@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from caffe_margin import caffe_margin_pb2 as pb
-from caffe_margin.measures.training import MODIFIED_SOFTMAX, SOFTMAX, train
+from caffe_margin.study.training import MODIFIED_SOFTMAX, SOFTMAX, train
 from helpers.heads import LAMBDA, batch, layer_param, loss, numeric_gradient, top
 
 SOLVER = pb.SolverParameter(base_lr=0.5, lr_policy="fixed", momentum=0.9, weight_decay=0.01)
@@ -114,7 +114,7 @@ def test_a_rate_that_diverges_is_named(lr):
 
 
 def test_batches_take_every_sample_before_any_comes_again():
-    from caffe_margin.measures.training import _batches
+    from caffe_margin.study.training import _batches
 
     batches = _batches(10, 4, np.random.default_rng(0))
     drawn = np.concatenate([next(batches) for _ in range(5)])

@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caffe_margin import caffe_margin_pb2 as pb
-from caffe_margin.compare import RULES
 from caffe_margin.layers.layer import FloatArray
 from caffe_margin.layers.margin_inner_product import MarginInnerProduct, row_lengths
 from caffe_margin.layers.softmax_with_loss import SoftmaxWithLoss
 from caffe_margin.maths import angular
 from caffe_margin.maths.gradient import PAPER, GradientRule
-from caffe_margin.measures.objective import log_sum_exp
 from caffe_margin.solver.sgd import SGD
+from caffe_margin.study.compare import RULES
+from caffe_margin.study.objective import log_sum_exp
 
 POINTS = 60
 """How often a run is looked at, at most; each look costs a Forward over all the features."""
@@ -56,7 +56,7 @@ class Training:
     """The runs, and what they share.
 
     Attributes:
-        runs: one for each of `caffe_margin.compare.RULES`, then the two without a margin.
+        runs: one for each of `caffe_margin.study.compare.RULES`, then the two without a margin.
         batch: samples in a batch.
         base_lr: the learning rate.
         momentum: its momentum.

@@ -6,7 +6,8 @@ import pytest
 from google.protobuf import text_format
 
 from caffe_margin import caffe_margin_pb2 as pb
-from caffe_margin.compare import RULES, Difference, compare, draw_features
+from caffe_margin.study.compare import RULES, Difference, compare
+from caffe_margin.study.features import draw_features
 
 N, K, LAMBDA = 12, 8, 5.0
 

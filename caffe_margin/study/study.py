@@ -10,16 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caffe_margin import caffe_margin_pb2 as pb
-from caffe_margin.compare import RULES, Comparison
 from caffe_margin.layers.layer import FloatArray
 from caffe_margin.layers.margin_inner_product import row_lengths
 from caffe_margin.maths import angular
 from caffe_margin.maths.gradient import EXACT, PAPER, GradientRule
-from caffe_margin.measures.descent import Descent, descend
-from caffe_margin.measures.gradient_check import CheckedDerivatives, check_gradients
-from caffe_margin.measures.objective import Gradients, Objective
-from caffe_margin.measures.pull import Pulls, coeff_norm, pulls
-from caffe_margin.measures.training import Training, train
+from caffe_margin.study.compare import RULES, Comparison
+from caffe_margin.study.descent import Descent, descend
+from caffe_margin.study.gradient_check import CheckedDerivatives, check_gradients
+from caffe_margin.study.objective import Gradients, Objective
+from caffe_margin.study.pull import Pulls, coeff_norm, pulls
+from caffe_margin.study.training import Training, train
 
 MARGINS = (1, 2, 3, 4)
 

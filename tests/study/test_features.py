@@ -3,7 +3,7 @@ import sys
 import numpy as np
 import pytest
 
-from caffe_margin.digits import read_digits
+from caffe_margin.study.features import read_digits
 
 
 def test_digits():

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from caffe_margin.maths.gradient import EXACT, PAPER
-from caffe_margin.measures.descent import Descent, descend
-from caffe_margin.measures.objective import Objective
+from caffe_margin.study.descent import Descent, descend
+from caffe_margin.study.objective import Objective
 from helpers.heads import batch, layer_param, loss, numeric_gradient
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from caffe_margin.layers.layer import FloatArray
 from caffe_margin.maths import angular
 from caffe_margin.maths.gradient import GradientRule
-from caffe_margin.measures.objective import Objective, log_sum_exp
+from caffe_margin.study.objective import Objective, log_sum_exp
 
 STEPS = np.geomspace(1e-3, 10, 33)
 """Lengths of the step, over the length of what is moved."""

@@ -187,33 +187,3 @@ def own_class_angles(x: FloatArray, label: NDArray, weight: FloatArray) -> Float
         row_lengths(x, "the features") * row_lengths(own, "the weight")
     )
     return np.arccos(np.clip(cos_theta, -1, 1))
-
-
-def draw_features(
-    weight: FloatArray, batch: int, rng: np.random.Generator
-) -> tuple[FloatArray, NDArray[np.intp]]:
-    """Draw features that cover the angles from 0 to pi about their own class.
-
-    The labels are uniform; the angles are spread evenly over [0, pi], one in each of ``batch``
-    equal parts; the direction around the class is uniform, and the lengths lie in [5, 30), as
-    those of trained features do.
-
-    Returns:
-        x, (batch, K) in the weight's dtype, and the labels, (batch,).
-
-    Raises:
-        ValueError: K is 1, where angles other than 0 and pi do not exist.
-    """
-    N, K = weight.shape
-    if K < 2:
-        raise ValueError("to draw angles takes at least 2 features; the weight has 1")
-    label = rng.integers(N, size=batch)
-    theta = (rng.permutation(batch) + rng.random(batch)) * (np.pi / batch)
-    own = weight[label].astype(np.float64)
-    own /= row_lengths(own, "the weight")[:, None]
-    across = rng.normal(size=(batch, K))
-    across -= np.einsum("ik,ik->i", across, own)[:, None] * own
-    across /= row_lengths(across, "the drawn directions")[:, None]
-    x = np.cos(theta)[:, None] * own + np.sin(theta)[:, None] * across
-    x *= rng.uniform(5, 30, size=(batch, 1))
-    return x.astype(weight.dtype), label

@@ -10,7 +10,7 @@ import numpy as np
 
 from caffe_margin.layers.layer import FloatArray
 from caffe_margin.maths.gradient import GradientRule
-from caffe_margin.measures.objective import Gradients, Objective
+from caffe_margin.study.objective import Gradients, Objective
 
 TOLERANCE = 1e-3
 """Largest disagreement that passes: the threshold that Caffe's own layer tests use."""

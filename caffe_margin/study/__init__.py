@@ -1,0 +1,1 @@
+"""Paper against exact, measured: a question a module, and no pictures."""
