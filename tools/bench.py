@@ -69,7 +69,7 @@ from bench_contestants import (
     draw,
 )
 from caffe_margin.cli.common import progress
-from caffe_margin.report import console
+from caffe_margin.cli.tables import console
 
 PASSES = ("forward", "backward", "both")
 REAL_SIZE = (256, 10572, 512)  # M, N, K of SphereFace on CASIA-WebFace

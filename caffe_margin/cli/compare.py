@@ -42,7 +42,7 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
             "Run the MarginInnerProduct layer and SoftmaxWithLoss on one batch, and hold the\n"
             "authors' gradient, and each of its three departures alone, against the exact\n"
             f"gradient.\n\n{DESCRIPTION}\n\n"
-            "With --report the page index.html, its pictures and report.json, with every number,\n"
+            "With --report the page index.html, its pictures and tables.json, with every number,\n"
             "are written into a folder of their own. A former report there is replaced."
         ),
         example="caffe-margin compare models/sphereface_model.prototxt --features digits "
@@ -70,7 +70,7 @@ def _rate(text: str) -> float:
 
 def run(options: argparse.Namespace) -> int:
     """Print the table, and write the page."""
-    from caffe_margin import report
+    from caffe_margin.cli import tables
     from caffe_margin.study.compare import compare
 
     if options.report == "":
@@ -115,7 +115,7 @@ def run(options: argparse.Namespace) -> int:
     print(f"features  {facts['features']}")
     print(f"weight    {facts['weight']}")
     print(f"loss      {comparison.loss:.6g}, under every rule\n")
-    report.console().print(report.compare_table(comparison))
+    tables.console().print(tables.compare_table(comparison))
     if page:
         print(f"\nthe page is in\n{page}")
     return 0

@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
     """Print the table, and draw the picture."""
     import numpy as np
 
-    from caffe_margin import report
+    from caffe_margin.cli import tables
     from caffe_margin.maths import geometry
 
     if max(options.m) > MAX_M:
@@ -93,7 +93,7 @@ def run(options: argparse.Namespace) -> int:
         )
         return 0
     print(f"two classes, their weights {options.angle:g} degrees apart; angles in degrees\n")
-    report.console().print(report.geometry_table(shown))
+    tables.console().print(tables.geometry_table(shown))
     worst_two = max(found for _, found in of_two)
     worst_more = max(found for _, found in of_more)
     print(

@@ -48,7 +48,7 @@ def _shape(text: str) -> tuple[str, tuple[int | None, ...]]:
 
 def run(options: argparse.Namespace) -> int:
     """Print the listing."""
-    from caffe_margin import report
+    from caffe_margin.cli import tables
     from caffe_margin.files import prototxt
     from caffe_margin.nets import shapes
 
@@ -76,9 +76,9 @@ def run(options: argparse.Namespace) -> int:
             }
         )
         return 0
-    report.console().print(report.inspect_table(layers))
+    tables.console().print(tables.inspect_table(layers))
     print(
         f"\n{net.name or options.net}: {len(layers)} layers in {options.phase}, "
-        f"{report.show_count(total)} parameters"
+        f"{tables.show_count(total)} parameters"
     )
     return 0

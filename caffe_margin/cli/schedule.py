@@ -67,7 +67,7 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the table, or the line."""
-    from caffe_margin import report
+    from caffe_margin.cli import tables
     from caffe_margin.files import prototxt
     from caffe_margin.solver import schedule
 
@@ -120,7 +120,7 @@ def run(options: argparse.Namespace) -> int:
         f"lambda  max({param.base:g} (1 + {param.gamma:g} iteration)^-{param.power:g}, "
         f"{param.lambda_min:g}), iterations {param.iteration + 1} to {last}: {why}\n"
     )
-    report.console().print(report.schedule_table(steps))
+    tables.console().print(tables.schedule_table(steps))
     if param.type == param.SINGLE:
         print("\nSINGLE has no margin: lambda changes nothing")
     elif reached is None:

@@ -64,7 +64,7 @@ def _tolerance(text: str) -> float:
 
 def run(options: argparse.Namespace) -> int:
     """Print a line a recording."""
-    from caffe_margin import report
+    from caffe_margin.cli import tables
     from caffe_margin.recordings.replay import verify
 
     paths, skipped, errors = find_recordings(options.paths)
@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
             }
         )
     else:
-        for line in report.verify_lines(verifications, options.verbose):
+        for line in tables.verify_lines(verifications, options.verbose):
             print(line)
         if skipped:
             names = ", ".join(skipped[:3]) + (", ..." if len(skipped) > 3 else "")
