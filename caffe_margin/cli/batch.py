@@ -103,12 +103,12 @@ def read_batch(
     from caffe_margin.layers.layer import canonical_axis
     from caffe_margin.nets import fillers
     from caffe_margin.nets.shapes import shapes_of
-    from caffe_margin.study import features
-    from caffe_margin.study.features import draw_features
+    from caffe_margin.study.features import DIGITS as DIGITS_SOURCE
+    from caffe_margin.study.features import draw_features, read_digits
 
     name, param = layer_param.name, layer_param.margin_inner_product_param
     if options.features == DIGITS:
-        given, features = features.read_digits(), features.DESCRIPTION
+        given, features = read_digits(), DIGITS_SOURCE
     else:
         given = read_arrays(options.features) if options.features else {}
         features = f"from {options.features}"

@@ -92,8 +92,8 @@ def run(options: argparse.Namespace) -> int:
     with ExitStack() as stack:
         folder = None
         if options.report is not None:
-            from caffe_margin.folder import replacing
-            from caffe_margin.page import PAGE
+            from caffe_margin.report.folder import replacing
+            from caffe_margin.report.page import PAGE
 
             folder = stack.enter_context(replacing(options.report))
             page = str(Path(options.report, PAGE))
@@ -135,7 +135,7 @@ def _write_page(
     import sys
 
     from caffe_margin import caffe_margin_pb2 as pb
-    from caffe_margin.page import write_page
+    from caffe_margin.report.page import write_page
     from caffe_margin.study.study import study
 
     # The authors' own solver, but for its steps in the learning rate.

@@ -63,8 +63,8 @@ def run(options: argparse.Namespace) -> int:
     if options.out:
         over_m = [geometry.claims(m, centres) for m in np.linspace(1, 8, 141).tolist()]
         formula = [(a, geometry.m_min_of_two(a)) for a in np.linspace(0.1, np.pi, 500).tolist()]
-        from caffe_margin import figures
-        from caffe_margin.geometry_figure import draw_geometry
+        from caffe_margin.report import figures
+        from caffe_margin.report.geometry_figure import draw_geometry
 
         with figures.style():
             figure = draw_geometry(shown, over_m, of_two, of_more, formula)

@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
         )
     steps = schedule.steps(param, last, _learning_rates(solver))
     if options.plot:
-        from caffe_margin import figures
+        from caffe_margin.report import figures
 
         within = reached if reached is not None and reached <= last else None
         title = f"{net.name or options.net}: {layer.name}"

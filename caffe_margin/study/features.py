@@ -11,7 +11,7 @@ from caffe_margin.layers.margin_inner_product import row_lengths
 LENGTH = 15.0
 """Mean length of the features, about that of a trained SphereFace net's."""
 
-DESCRIPTION = (
+DIGITS = (
     "scikit-learn's 1797 handwritten digits, 8 x 8 pixels, less the mean image, scaled to a mean "
     f"length of {LENGTH:g}"
 )

@@ -11,9 +11,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from caffe_margin.figures import WIDTH, figures, save
-from caffe_margin.folder import INDEX, PROGRAM
 from caffe_margin.maths.gradient import EXACT, PAPER
+from caffe_margin.report.figures import WIDTH, figures, save
+from caffe_margin.report.folder import INDEX, PROGRAM
 from caffe_margin.study.compare import Comparison, Difference
 from caffe_margin.study.descent import Descent
 from caffe_margin.study.gradient_check import FLOOR, TOLERANCE, CheckedDerivatives

@@ -12,8 +12,8 @@ import pytest
 from caffe_margin.cli import main
 
 pytest.importorskip("matplotlib")
-from caffe_margin import figures
 from caffe_margin.maths.gradient import EXACT
+from caffe_margin.report import figures
 from caffe_margin.study.training import Training, TrainingRun
 
 M, N, K = 9, 4, 6
@@ -82,7 +82,7 @@ def report(files, drawn, tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("out") / "report"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("caffe_margin.page.figures", keep)
+        patch.setattr("caffe_margin.report.page.figures", keep)
         assert main(arguments(files, folder, "--train", "5")) == 0
     return folder
 
@@ -395,7 +395,7 @@ def test_a_disk_that_fills_leaves_nothing(files, tmp_path, capsys, monkeypatch, 
             raise OSError(28, "No space left on device")
         figures.save(figure, path)
 
-    monkeypatch.setattr("caffe_margin.page.save", save)
+    monkeypatch.setattr("caffe_margin.report.page.save", save)
     assert main(arguments(files, tmp_path / "report")) == 2
     error = capsys.readouterr().err
     assert str(tmp_path / "report") in error
@@ -521,7 +521,7 @@ def test_few_powers_on_the_colour_bar(tmp_path, monkeypatch, capsys, batch):
         drawn.update(make(study))
         return drawn
 
-    monkeypatch.setattr("caffe_margin.page.figures", keep)
+    monkeypatch.setattr("caffe_margin.report.page.figures", keep)
     x, label, weight = batch
     report_of(tmp_path, capsys, NET, x=1e-6 * x, label=label, weight=weight)
     bar = drawn["coeff_norm"].axes[1]

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from caffe_margin.folder import INDEX, replacing
+from caffe_margin.report.folder import INDEX, replacing
 
 
 def write(folder, page, *more):

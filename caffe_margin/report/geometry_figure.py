@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Wedge
 from matplotlib.ticker import MultipleLocator
 
-from caffe_margin.figures import BLACK, BLUE, GREEN, ORANGE, VERMILION, WIDTH
 from caffe_margin.maths.geometry import Claims
+from caffe_margin.report.figures import BLACK, BLUE, GREEN, ORANGE, VERMILION, WIDTH
 
 
 def draw_geometry(
