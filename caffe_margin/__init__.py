@@ -21,9 +21,10 @@ from caffe_margin.files.prototxt import (
 from caffe_margin.layers.margin_inner_product import MarginInnerProduct
 from caffe_margin.layers.margin_softmax_loss import MarginSoftmaxLoss, margin_softmax_loss
 from caffe_margin.layers.softmax_with_loss import SoftmaxWithLoss
-from caffe_margin.maths.gradient import EXACT, PAPER, GradientRule
+from caffe_margin.maths.gradient import DETACHED, EXACT, PAPER, GradientRule
 
 __all__ = [
+    "DETACHED",
     "EXACT",
     "PAPER",
     "GradientRule",

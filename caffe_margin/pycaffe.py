@@ -40,17 +40,14 @@ class MarginInnerProductLayer(caffe.Layer):
         """Read ``param_str`` and fill the weight, unless the layer's message brought one."""
         self._name, param = parse_param_str(self.param_str)
         with self._naming():
-            if len(bottom) != 2 or len(top) not in (1, 2):
-                raise ValueError(
-                    f"it has {len(bottom)} bottoms and {len(top)} tops; it takes features and "
-                    f"labels, and gives the output and, where asked, lambda"
-                )
             layer_param = pb.LayerParameter(
                 name=self._name, type="MarginInnerProduct", margin_inner_product_param=param
             )
             seed = np.random.randint(2**31)  # noqa: NPY002
-            self.layer = MarginInnerProduct(layer_param, dtype=np.float32, rng=seed)
-            if self.layer.gradient.projection and find_spec("numba") is None:
+            self.layer = MarginInnerProduct.from_param(layer_param, rng=seed)
+            self.layer.check_counts(len(bottom), len(top))
+            self.layer.dtype = bottom[0].data.dtype
+            if not self.layer.gradient.no_projection and find_spec("numba") is None:
                 raise ValueError(
                     "gradient: EXACT needs numba, which is not installed: pip install numba"
                 )

@@ -61,7 +61,7 @@ def test_forty_sgd_iterations(layer_class, path):
     solver = text_format.Parse(str(recorded["solver"]), pb.SolverParameter())
     x, labels = recorded["fc5"], recorded["label"]
     head = plugin_of(layer_class, str(recorded["net"]), [x[0].shape, labels[0].shape])
-    loss_layer = cm.SoftmaxWithLoss(pb.LayerParameter(type="SoftmaxWithLoss"))
+    loss_layer = cm.SoftmaxWithLoss.from_param(pb.LayerParameter(type="SoftmaxWithLoss"))
     weight = head.weight
     weight.data[...] = recorded["weight_before"]
 
@@ -252,9 +252,17 @@ def test_exact_gradient_without_numba(layer_class, monkeypatch):
     PythonLayer(layer_class, PARAM, [(M, K), (M,)])
 
 
-@pytest.mark.parametrize(("bottoms", "tops"), [(1, 1), (3, 1), (2, 0), (2, 3)])
-def test_number_of_blobs(layer_class, bottoms, tops):
-    with pytest.raises(ValueError, match=f"'fc6': it has {bottoms} bottoms and {tops} tops"):
+@pytest.mark.parametrize(
+    ("bottoms", "tops", "message"),
+    [
+        (1, 1, "bottoms must be 2, and is 1"),
+        (3, 1, "bottoms must be 2, and is 3"),
+        (2, 0, "tops must be at least 1, and is 0"),
+        (2, 3, "tops must be at most 2, and is 3"),
+    ],
+)
+def test_number_of_blobs(layer_class, bottoms, tops, message):
+    with pytest.raises(ValueError, match=f"'fc6': the number of {message}"):
         PythonLayer(layer_class, PARAM, [(M, K), (M,), (M,)][:bottoms], tops=tops)
 
 

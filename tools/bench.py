@@ -200,7 +200,7 @@ def million(M: int, N: int, K: int, rule: str) -> dict[str, Any]:
     x, weight = (rng.standard_normal(shape, np.float32) for shape in ((M, K), (N, K)))
     label = rng.integers(N, size=M)
     start = perf_counter()
-    cm.margin_softmax_loss(x, weight, label, gradient=rule)
+    cm.margin_softmax_loss(x, label, weight, gradient=rule)
     seconds = perf_counter() - start
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

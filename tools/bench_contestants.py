@@ -10,8 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 import caffe_margin as cm
-from caffe_margin import caffe_margin_pb2 as pb
-from caffe_margin.files import prototxt
 from caffe_margin.maths import angular
 
 TYPES = ("SINGLE", "DOUBLE", "TRIPLE", "QUADRUPLE")
@@ -116,12 +114,9 @@ class Fused(Contestant):
 
     def __init__(self, cell: Cell, inputs: Inputs) -> None:
         super().__init__(cell, inputs)
-        message = prototxt.parse_text(
-            f'name: "fc" type: "MarginInnerProduct" margin_inner_product_param '
-            f"{{ num_output: {cell.N} type: {cell.type} base: 0 }}",
-            pb.LayerParameter(),
+        self.layer = cm.MarginInnerProduct(
+            cell.N, m=cell.m, base=0, lambda_min=0, gradient=cell.rule, engine=self.engine
         )
-        self.layer = cm.MarginInnerProduct(message, gradient=cell.rule, engine=self.engine)
         self.layer.weight = inputs.weight
 
     def forward(self) -> None:
@@ -201,6 +196,8 @@ class Torch(Contestant):
 
     def backward(self) -> Outputs:
         self.top.backward(self.g if self.top.ndim else None)
+        assert self.x.grad is not None
+        assert self.weight.grad is not None
         return self.top.detach().numpy(), self.x.grad.numpy(), self.weight.grad.numpy()
 
 
@@ -214,7 +211,7 @@ class MarginSoftmaxLoss(Contestant):
     def backward(self) -> Outputs:
         x, _, label, _ = self.inputs
         loss, bottom_diff, weight_diff = cm.margin_softmax_loss(
-            x, self.weight, label, m=self.cell.m, gradient=self.cell.rule
+            x, label, self.weight, m=self.cell.m, gradient=self.cell.rule
         )
         return np.asarray(loss), bottom_diff, weight_diff
 
@@ -264,6 +261,7 @@ class MetricLearning(Torch):
 
     def backward(self) -> Outputs:
         self.top.backward()
+        assert self.x.grad is not None
         return self.top.detach().numpy(), self.x.grad.numpy(), self.loss.W.grad.numpy().T
 
 

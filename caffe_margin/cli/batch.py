@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from caffe_margin.cli.common import add_json, add_net, not_negative, positive, read_net
+from caffe_margin.cli.common import add_json, add_net, file_name, not_negative, positive, read_net
 
 if TYPE_CHECKING:
     import numpy as np
 
     from caffe_margin import caffe_margin_pb2 as pb
-    from caffe_margin.layers.layer import FloatArray
+    from caffe_margin.maths.arrays import FloatArray
+    from caffe_margin.nets.shape_rules import Shape
+    from caffe_margin.study.head import Batch
 
 DEFAULT_BATCH = 256
 """Samples where neither the net nor --batch says."""
@@ -54,9 +56,14 @@ def add_batch(command: argparse.ArgumentParser) -> None:
         "--dtype", choices=["float32", "float64"], help="(default: the features', or float32)"
     )
     command.add_argument(
-        "--features", metavar="FILE.npz|digits", help="x, label, and optionally weight"
+        "--features",
+        metavar="FILE.npz|digits",
+        type=file_name,
+        help="x, label, and optionally weight",
     )
-    command.add_argument("--weights", metavar="FILE.caffemodel", help="take the weight from here")
+    command.add_argument(
+        "--weights", metavar="FILE.caffemodel", type=file_name, help="take the weight from here"
+    )
 
 
 def read_layer(options: argparse.Namespace) -> tuple[pb.NetParameter, pb.LayerParameter]:
@@ -67,113 +74,164 @@ def read_layer(options: argparse.Namespace) -> tuple[pb.NetParameter, pb.LayerPa
     net = prototxt.filter_net(read_net(options), "TRAIN")
     try:
         layer_param = prototxt.find_layer(net, options.layer, MarginInnerProduct.type)
-        MarginInnerProduct(layer_param)
+        MarginInnerProduct.from_param(layer_param)
     except ValueError as error:
         place = prototxt.place_of(options.net, options.layer)
         raise ValueError(f"{place}: {error}") from None
     return net, layer_param
 
 
-def choose_iteration(
+def read_batch(
+    options: argparse.Namespace, net: pb.NetParameter, layer_param: pb.LayerParameter
+) -> tuple[Batch, dict[str, str]]:
+    """Return the batch, and where its features, weight and iteration come from, in words.
+
+    Where the weight is drawn for given features, the batch's layer may have as many classes as
+    they have, and not the net's ``num_output``.
+    """
+    import numpy as np
+
+    from caffe_margin.study.head import Batch
+
+    given, features = _read_features(options.features)
+    shape = _bottom_shape(net, layer_param, given)
+    dtype = np.dtype(options.dtype or (given["x"].dtype if given else np.float32))
+    rng = np.random.default_rng(options.seed)
+    lead, K = _split_at_axis(layer_param, shape)
+    layer_param, weight, source = _choose_weight(options, layer_param, given, K, rng, dtype)
+    if given:
+        x = given["x"].astype(dtype)[: options.batch]
+        label = given["label"][: options.batch]
+    else:
+        x, label = _draw(options, layer_param, shape, lead, weight, rng)
+        features = f"drawn, angles to the own class cover 0 to pi, seed {options.seed}"
+    iteration, reason = _choose_iteration(options, layer_param)
+    batch = Batch(layer_param, iteration, x, label, weight)
+    return batch, {"features": features, "weight": source, "iteration": reason}
+
+
+def _choose_iteration(
     options: argparse.Namespace, layer_param: pb.LayerParameter
 ) -> tuple[int, str]:
     """Return which Forward it is, and why, in words."""
+    from caffe_margin.maths.annealing import Annealing
     from caffe_margin.solver.schedule import iteration_of_lambda_min
 
     if options.iteration is not None:
         return options.iteration, "as asked"
-    param = layer_param.margin_inner_product_param
-    reached = iteration_of_lambda_min(param)
+    annealing = Annealing.of(layer_param.margin_inner_product_param)
+    reached = iteration_of_lambda_min(annealing)
     if reached is not None:
         return reached, "where lambda reaches lambda_min"
-    return param.iteration + 1, "the first Forward"
+    return annealing.iteration + 1, "the first Forward"
 
 
-def read_batch(
-    options: argparse.Namespace, net: pb.NetParameter, layer_param: pb.LayerParameter
-) -> tuple[FloatArray, np.ndarray, FloatArray, dict[str, str]]:
-    """Return features, labels and weight, and where they come from, in words.
-
-    Where the weight is drawn for given features, the layer's ``num_output`` may become the number
-    of their classes.
-    """
-    import numpy as np
-
+def _read_features(path: str | None) -> tuple[dict[str, np.ndarray], str]:
+    """Return the arrays of --features, and what they are in words; none where it is not given."""
     from caffe_margin.files.npz import read_arrays
-    from caffe_margin.layers.layer import canonical_axis
-    from caffe_margin.nets import fillers
+    from caffe_margin.study.features import DIGITS as DESCRIPTION_OF_DIGITS
+    from caffe_margin.study.features import read_digits
+
+    if path is None:
+        return {}, ""
+    if path == DIGITS:
+        return read_digits(), DESCRIPTION_OF_DIGITS
+    given = read_arrays(path)
+    _check_features(given, path)
+    return given, f"from {path}"
+
+
+def _bottom_shape(
+    net: pb.NetParameter, layer_param: pb.LayerParameter, given: Mapping[str, np.ndarray]
+) -> Shape:
+    """Return the shape of the layer's features: the given ones', or what the net says."""
     from caffe_margin.nets.shapes import shapes_of
-    from caffe_margin.study.features import DIGITS as DIGITS_SOURCE
-    from caffe_margin.study.features import draw_features, read_digits
+
+    if given:
+        return given["x"].shape
+    bottoms = shapes_of(net, layer_param).bottoms
+    shape = bottoms.get(layer_param.bottom[0]) if layer_param.bottom else None
+    return shape or (None, None)
+
+
+def _split_at_axis(layer_param: pb.LayerParameter, shape: Shape) -> tuple[Shape, int | None]:
+    """Return the dimensions before the layer's axis, and K; None where the net does not say."""
+    from caffe_margin.layers.checks import canonical_axis
+
+    axis = canonical_axis(
+        layer_param.margin_inner_product_param.axis,
+        shape,  # type: ignore[arg-type]
+        layer_param.name,
+    )
+    rest = [dim for dim in shape[axis:] if dim is not None]
+    return shape[:axis], math.prod(rest) if len(rest) == len(shape) - axis else None
+
+
+def _choose_weight(
+    options: argparse.Namespace,
+    layer_param: pb.LayerParameter,
+    given: Mapping[str, np.ndarray],
+    K: int | None,
+    rng: np.random.Generator,
+    dtype: np.dtype,
+) -> tuple[pb.LayerParameter, FloatArray, str]:
+    """Return the layer that the weight is for, the weight, and where it comes from, in words."""
+    from caffe_margin.nets import fillers
 
     name, param = layer_param.name, layer_param.margin_inner_product_param
-    if options.features == DIGITS:
-        given, features = read_digits(), DIGITS_SOURCE
-    else:
-        given = read_arrays(options.features) if options.features else {}
-        features = f"from {options.features}"
-    if options.features:
-        _check_features(given, options.features)
-    bottom: Any
-    if "x" in given:
-        bottom = given["x"].shape
-        dtype = np.dtype(options.dtype or given["x"].dtype)
-    else:
-        bottoms = shapes_of(net, layer_param).bottoms
-        bottom = bottoms.get(layer_param.bottom[0]) if layer_param.bottom else None
-        bottom = bottom or (None, None)
-        dtype = np.dtype(options.dtype or np.float32)
-    axis = canonical_axis(param.axis, bottom, name)
-    lead, rest = bottom[:axis], bottom[axis:]
-
-    rng = np.random.default_rng(options.seed)
-    if options.weights:
+    if options.weights is not None:
         weight, source = _weight_of(options.weights, name), f"from {options.weights}"
     elif "weight" in given:
         weight, source = given["weight"], f"from {options.features}"
-    elif None not in rest:
-        filler, in_net = param.weight_filler, param.num_output
-        classes = _classes_of(given["label"], in_net) if "label" in given else None
-        param.num_output = classes or in_net
-        weight = fillers.fill(filler, (param.num_output, math.prod(rest)), rng, dtype.type)
-        source = f"drawn by the filler {filler.type!r}, seed {options.seed}"
-        if classes:
+    elif K is not None:
+        source = f"drawn by the filler {param.weight_filler.type!r}, seed {options.seed}"
+        in_net = param.num_output
+        if given and (classes := _classes_of(given["label"], in_net)):
             source += f", for the {classes} classes of the labels: the net has {in_net}"
+            layer_param = type(layer_param).FromString(layer_param.SerializeToString())
+            param = layer_param.margin_inner_product_param
+            param.num_output = classes
+        weight = fillers.fill(param.weight_filler, (param.num_output, K), rng, dtype.type)
     else:
         raise ValueError(
             f"the net does not say how many features layer {name!r} gets: give --features or "
             f"--weights"
         )
-    weight = weight.astype(dtype)
-    needed = param.num_output, "K" if None in rest else math.prod(rest)
-    if weight.shape != (needed[0], weight.shape[-1] if None in rest else needed[1]):
+    if len(weight) != param.num_output or K not in (None, weight.shape[1]):
         raise ValueError(
             f"the weight, {source}, is {weight.shape}; layer {name!r} needs "
-            f"({needed[0]}, {needed[1]})"
+            f"({param.num_output}, {'K' if K is None else K})"
         )
+    return layer_param, weight.astype(dtype), source
 
-    if "x" in given:
-        x, label = given["x"].astype(dtype)[: options.batch], given["label"][: options.batch]
-        return x, label, weight, {"features": features, "weight": source}
+
+def _draw(
+    options: argparse.Namespace,
+    layer_param: pb.LayerParameter,
+    shape: Shape,
+    lead: Shape,
+    weight: FloatArray,
+    rng: np.random.Generator,
+) -> tuple[FloatArray, np.ndarray]:
+    """Return features and labels of the layer's bottom shape, drawn."""
+    from caffe_margin.study.features import draw_features
+
+    rest = shape[len(lead) :]
     if lead:
         lead = (options.batch or lead[0] or DEFAULT_BATCH, *lead[1:])
-    if None in lead:
-        raise ValueError(f"the net does not say the shape of the bottom of layer {name!r}")
-    x, label = draw_features(weight, math.prod(lead), rng)
-    return (
-        x.reshape(*lead, *(rest if None not in rest else weight.shape[1:])),
-        label.reshape(lead),
-        weight,
-        {
-            "features": f"drawn, angles to the own class cover 0 to pi, seed {options.seed}",
-            "weight": source,
-        },
-    )
+    known = [dim for dim in lead if dim is not None]
+    if len(known) < len(lead):
+        raise ValueError(
+            f"the net does not say the shape of the bottom of layer {layer_param.name!r}"
+        )
+    x, label = draw_features(weight, math.prod(known), rng)
+    features = weight.shape[1:] if None in rest else rest
+    return x.reshape(*known, *features), label.reshape(known)
 
 
 def _check_features(given: Mapping[str, np.ndarray], path: str) -> None:
     """Raise ValueError unless the arrays are what --features must hold; names the file."""
-    from caffe_margin.layers.layer import check_dtype
+    from caffe_margin.layers.checks import check_dtype
 
     if not {"x", "label"} <= given.keys():
         raise ValueError(f"{path} holds {', '.join(given) or 'nothing'}; it must hold x and label")
@@ -198,7 +256,7 @@ def _classes_of(label: np.ndarray, in_net: int) -> int | None:
 def _weight_of(path: str, name: str) -> FloatArray:
     """Return the weight of a layer in a .caffemodel, (N, K)."""
     from caffe_margin.files import prototxt
-    from caffe_margin.layers.margin_inner_product import as_matrix
+    from caffe_margin.layers.checks import as_matrix
 
     weights = prototxt.read_weights(path)
     if not weights.get(name):

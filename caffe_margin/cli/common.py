@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,6 +15,18 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 Commands = argparse._SubParsersAction
+
+
+class Renamed(argparse.Action):
+    """An option of old that says what it is called now, and is not in the help."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, new: str) -> None:
+        super().__init__(option_strings, dest, nargs="?", help=argparse.SUPPRESS)
+        self.new = new
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        """Refuse it."""
+        parser.error(f"{self.option_strings[0]} is {self.new} now")
 
 
 def add_command(
@@ -40,7 +52,7 @@ def add_command(
 
 def add_net(command: argparse.ArgumentParser, files: str = "a .prototxt, or a .caffemodel") -> None:
     """Add the arguments of a command that reads a net: NET and --strict."""
-    command.add_argument("net", metavar="NET", help=files)
+    command.add_argument("net", metavar="NET", type=file_name, help=files)
     command.add_argument("--strict", action="store_true", help="refuse fields the schema lacks")
 
 
@@ -71,6 +83,13 @@ def not_negative(text: str) -> int:
     if not 0 <= (value := int(text)) < 2**31:
         raise argparse.ArgumentTypeError(f"{text} is not within 0 to {2**31 - 1}")
     return value
+
+
+def file_name(text: str) -> str:
+    """Take the name of a file or folder; what a shell makes of an unset variable is none."""
+    if not text:
+        raise argparse.ArgumentTypeError("an empty string is no name of a file")
+    return text
 
 
 def png(text: str) -> str:

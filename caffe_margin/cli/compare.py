@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,24 +12,22 @@ from caffe_margin.cli.batch import (
     DEFAULT_BATCH,
     DESCRIPTION,
     add_batch,
-    choose_iteration,
     read_batch,
     read_layer,
 )
 from caffe_margin.cli.common import (
     Commands,
     add_command,
+    file_name,
     not_negative,
     print_json,
     progress,
 )
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from caffe_margin import caffe_margin_pb2 as pb
-    from caffe_margin.layers.layer import FloatArray
     from caffe_margin.study.compare import Comparison
+    from caffe_margin.study.head import Batch
+    from caffe_margin.study.training import Training
 
 
 def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -49,7 +48,9 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
         "--report build/digits --train 300",
     )
     add_batch(command)
-    command.add_argument("--report", metavar="DIR", help="write a page about it, for a browser")
+    command.add_argument(
+        "--report", metavar="DIR", type=file_name, help="write a page about it, for a browser"
+    )
     command.add_argument(
         "--train",
         metavar="ITERS",
@@ -70,22 +71,17 @@ def _rate(text: str) -> float:
 
 def run(options: argparse.Namespace) -> int:
     """Print the table, and write the page."""
-    from caffe_margin.cli import tables
-    from caffe_margin.study.compare import compare
+    from caffe_margin.study.compare import RULES, compare
 
-    if options.report == "":
-        raise ValueError("--report needs the name of a folder; it got an empty string")
     if options.train and options.report is None:
         raise ValueError("--train is a part of the page: give --report DIR too")
     net, layer_param = read_layer(options)
-    x, label, weight, sources = read_batch(options, net, layer_param)
-    iteration, reason = choose_iteration(options, layer_param)
-    param = layer_param.margin_inner_product_param
+    batch, sources = read_batch(options, net, layer_param)
+    param = batch.layer_param.margin_inner_product_param
     facts = {
         "net": net.name or options.net,
         "layer": layer_param.name,
         "type": type(param).MarginType.Name(param.type),
-        "iteration": reason,
         **sources,
     }
     page = None
@@ -98,63 +94,72 @@ def run(options: argparse.Namespace) -> int:
             folder = stack.enter_context(replacing(options.report))
             page = str(Path(options.report, PAGE))
         with progress("rules", options.json) as track:
-            comparison = compare(layer_param, x, label, weight, iteration, track)
+            comparison = compare(batch, track(RULES))
         if folder:
-            _write_page(folder, options, comparison, layer_param, x, label, weight, facts)
+            _write_page(folder, options, comparison, batch, facts)
 
     if options.json:
         where = {} if page is None else {"report": page}
         print_json(
-            {"net": net.name, "layer": facts["layer"], **sources, **where, **comparison.as_dict()}
+            {
+                "net": net.name,
+                "layer": facts["layer"],
+                "features": facts["features"],
+                "weight": facts["weight"],
+                **where,
+                **comparison.as_dict(),
+            }
         )
         return 0
-    M, N, K = comparison.shape
-    print(f"layer     {facts['layer']}: {facts['type']} (m = {comparison.m}), ", end="")
-    print(f"M = {M}, N = {N}, K = {K}, {comparison.dtype}")
-    print(f"lambda    {comparison.lambda_:.6g} at iteration {iteration}, {reason}")
-    print(f"features  {facts['features']}")
-    print(f"weight    {facts['weight']}")
-    print(f"loss      {comparison.loss:.6g}, under every rule\n")
-    tables.console().print(tables.compare_table(comparison))
+    _print(comparison, facts)
     if page:
         print(f"\nthe page is in\n{page}")
     return 0
+
+
+def _print(comparison: Comparison, facts: Mapping[str, str]) -> None:
+    from caffe_margin.cli.tables import compare_table, console
+
+    c, (M, N, K) = comparison, comparison.shape
+    print(f"layer     {facts['layer']}: {facts['type']} (m = {c.m}), ", end="")
+    print(f"M = {M}, N = {N}, K = {K}, {c.dtype}")
+    print(f"lambda    {c.lambda_:.6g} at iteration {c.iteration}, {facts['iteration']}")
+    print(f"features  {facts['features']}")
+    print(f"weight    {facts['weight']}")
+    print(f"loss      {c.loss:.6g}, under every rule\n")
+    console().print(compare_table(c))
 
 
 def _write_page(
     folder: Path,
     options: argparse.Namespace,
     comparison: Comparison,
-    layer_param: pb.LayerParameter,
-    x: FloatArray,
-    label: np.ndarray,
-    weight: FloatArray,
+    batch: Batch,
     facts: dict[str, str],
 ) -> None:
     import shlex
     import sys
 
-    from caffe_margin import caffe_margin_pb2 as pb
     from caffe_margin.report.page import write_page
+    from caffe_margin.study.compare import RULES
     from caffe_margin.study.study import study
+
+    training = _train(options, batch) if options.train else None
+    with progress("measures", options.json) as track:
+        measured = study(comparison, batch, training, options.seed, track(RULES))
+    with progress("pictures", options.json) as track:
+        command = shlex.join(["caffe-margin", *sys.argv[1:]])
+        write_page(folder, measured, facts, command, track)
+
+
+def _train(options: argparse.Namespace, batch: Batch) -> Training:
+    from caffe_margin import caffe_margin_pb2 as pb
+    from caffe_margin.study.training import RUNS, train
 
     # The authors' own solver, but for its steps in the learning rate.
     solver_param = pb.SolverParameter(
         base_lr=options.lr, lr_policy="fixed", momentum=0.9, weight_decay=0.0005
     )
-    with progress("measures", options.json) as track:
-        measured = study(
-            comparison,
-            layer_param,
-            x,
-            label,
-            weight,
-            train_iterations=options.train,
-            train_batch=DEFAULT_BATCH,
-            solver_param=solver_param,
-            seed=options.seed,
-            track=track,
-        )
-    with progress("pictures", options.json) as track:
-        command = shlex.join(["caffe-margin", *sys.argv[1:]])
-        write_page(folder, measured, facts, command, track)
+    with progress("training", options.json) as track:
+        names = track(RUNS)
+        return train(batch, options.train, DEFAULT_BATCH, solver_param, options.seed, names)

@@ -6,7 +6,7 @@ import argparse
 import sys
 import warnings
 
-from caffe_margin.cli.common import Commands, add_command, add_net
+from caffe_margin.cli.common import Commands, add_command, add_net, file_name
 
 
 def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -29,7 +29,11 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
     )
     add_net(command, "a .prototxt")
     command.add_argument(
-        "-o", "--output", metavar="FILE", help="write the net here (default: standard output)"
+        "-o",
+        "--output",
+        metavar="FILE",
+        type=file_name,
+        help="write the net here (default: standard output)",
     )
     command.add_argument(
         "--reverse", action="store_true", help="turn the Python layers back into the C++ layer"

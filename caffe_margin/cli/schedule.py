@@ -13,6 +13,7 @@ from caffe_margin.cli.common import (
     add_command,
     add_json,
     add_net,
+    file_name,
     png,
     positive,
     print_json,
@@ -54,14 +55,20 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
     add_json(command)
     command.add_argument("--layer", metavar="NAME", help="which layer, where a net has several")
     command.add_argument(
-        "--solver", metavar="SOLVER", help="take the length of the run and iter_size from here"
+        "--solver",
+        metavar="SOLVER",
+        type=file_name,
+        help="take the length of the run and iter_size from here",
     )
     command.add_argument(
         "--last", metavar="I", type=positive, help="the last iteration (default: the solver's)"
     )
     command.add_argument("--plot", metavar="FILE.png", type=png, help="draw it")
     command.add_argument(
-        "--solverstate", metavar="FILE", help="print the `iteration` to resume this snapshot with"
+        "--solverstate",
+        metavar="FILE",
+        type=file_name,
+        help="print the `iteration` to resume this snapshot with",
     )
 
 
@@ -69,6 +76,7 @@ def run(options: argparse.Namespace) -> int:
     """Print the table, or the line."""
     from caffe_margin.cli import tables
     from caffe_margin.files import prototxt
+    from caffe_margin.maths.annealing import Annealing
     from caffe_margin.solver import schedule
 
     if options.solverstate and (options.plot or options.last):
@@ -81,19 +89,20 @@ def run(options: argparse.Namespace) -> int:
     if options.solverstate:
         return _resume(options, layer, solver)
 
-    reached = schedule.iteration_of_lambda_min(param)
+    annealing = Annealing.of(param)
+    reached = schedule.iteration_of_lambda_min(annealing)
     last, why = _last(options, solver, reached)
     if last <= param.iteration:
         raise ValueError(
             f"layer {layer.name!r} starts at iteration {param.iteration}, after the last, {last}"
         )
-    steps = schedule.steps(param, last, _learning_rates(solver))
+    steps = schedule.steps(annealing, last, _learning_rates(solver))
     if options.plot:
         from caffe_margin.report import figures
 
         within = reached if reached is not None and reached <= last else None
         title = f"{net.name or options.net}: {layer.name}"
-        figure = figures.run_schedule(*schedule.curve(param, last), within, title)
+        figure = figures.run_schedule(schedule.curve(annealing, last), within, title)
         figures.save(figure, options.plot)
     if options.json:
         print_json(
@@ -191,6 +200,7 @@ def _resume(
     options: argparse.Namespace, layer: pb.LayerParameter, solver: pb.SolverParameter | None
 ) -> int:
     """Print the line for the prototxt."""
+    from caffe_margin.maths.annealing import Annealing
     from caffe_margin.solver import schedule
 
     iter_ = schedule.read_solverstate(options.solverstate)
@@ -202,7 +212,8 @@ def _resume(
             f"{iteration}; `iteration` goes to {2**31 - 1}"
         )
     param = layer.margin_inner_product_param
-    now, resumed = schedule.lambdas(param, [param.iteration + 1, iteration + 1]).tolist()
+    firsts = [param.iteration + 1, iteration + 1]
+    now, resumed = Annealing.of(param).lambda_at(firsts).tolist()
     if options.json:
         print_json(
             {

@@ -76,7 +76,7 @@ def compare_table(comparison: Comparison) -> Table:
 
     for measure in comparison.measures:
         name = measure.rule.name
-        alone = sum(measure.rule.departures.values()) == 1
+        alone = len(measure.rule.departures) == 1
         name = f"  only {name}" if alone else f"[bold]{name}[/bold]"
         table.add_row(name, *cells(measure.bottom_diff), *cells(measure.weight_diff))
     return table

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from caffe_margin.cli.common import Commands, add_command, add_json, print_json, progress
+from caffe_margin.cli.common import Commands, add_command, add_json, file_name, print_json, progress
 
 if TYPE_CHECKING:
     from caffe_margin.recordings.check import Check, Verification
@@ -34,7 +34,11 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
         example="caffe-margin verify -v tests/data/caffe_dumps",
     )
     command.add_argument(
-        "paths", metavar="PATH", nargs="+", help="a recording (.npz), or a folder of them"
+        "paths",
+        metavar="PATH",
+        nargs="+",
+        type=file_name,
+        help="a recording (.npz), or a folder of them",
     )
     command.add_argument(
         "--rtol",

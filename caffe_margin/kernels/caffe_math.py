@@ -54,7 +54,7 @@ def caffe_cpu_axpby(alpha, x, beta, y):
 def caffe_cpu_sign(x, y):
     """Write sign(x), with sign(0) = 0, to y."""
     for i in range(x.size):
-        y[i] = (x[i] > 0) - (x[i] < 0)
+        y[i] = int(x[i] > 0) - int(x[i] < 0)
 
 
 @compiled()

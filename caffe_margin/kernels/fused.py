@@ -8,25 +8,29 @@ With W's rows of unit length, only the label's column of the output knows of the
 
 with c_i = cos(theta) of sample i and its own class, and the coefficients of
 `caffe_margin.maths.gradient`. So each product runs on the plain arrays, and M rows are mended
-after it.
-The weight's gradient is made in blocks of rows, which are still in cache when they are added up.
+after it. The weight's gradient is made in blocks of rows, which are still in cache when they are
+added up.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
 
-from caffe_margin.maths import angular
-from caffe_margin.maths.gradient import GradientRule, label_coefficients
-
-FloatArray = NDArray[np.floating]
+from caffe_margin.kernels.call import Call
+from caffe_margin.maths.angular import label_score
+from caffe_margin.maths.arrays import FloatArray
+from caffe_margin.maths.gradient import LabelCoefficients, label_coefficients
 
 BLOCK_BYTES = 2 << 20
 """Size of a block: it fits in cache, and keeps BLAS busy."""
+
+SHORT = 2.0**-20
+"""Rows of the weight shorter than this are normalised before the product, which might underflow."""
 
 
 def blocks(length: int, row_bytes: int) -> Iterator[slice]:
@@ -49,86 +53,95 @@ def row_passes() -> ModuleType:
     return row_passes
 
 
-class Fused:
-    """Forward and Backward of the layer; remembers between them what Backward needs.
+@dataclass(frozen=True)
+class Saved:
+    """What Backward needs of its Forward.
 
-    Args:
-        m: the margin, 1 to 4.
-        rule: the gradient rule. One without the projection normalises ``weight`` in place.
+    Attributes:
+        call: the Forward.
+        unit: the weight's rows at unit length, (N, K): the weight itself under a rule without the
+            projection.
+        coefficients: of the label's column.
     """
 
-    def __init__(self, m: int, rule: GradientRule) -> None:
-        self.m = m
-        self.rule = rule
-        self._unit_weight: FloatArray | None = None
+    call: Call
+    unit: FloatArray
+    coefficients: LabelCoefficients
 
-    def forward(
-        self,
-        lambda_: np.floating,
-        x: FloatArray,
-        label: NDArray[np.intp],
-        weight: FloatArray,
-        x_norm: FloatArray,
-        weight_norm: FloatArray,
-        top: FloatArray,
-    ) -> None:
-        """Write the output.
 
-        Args:
-            lambda_: in the arrays' dtype.
-            x: features, (M, K).
-            label: (M,), in [0, N).
-            weight: (N, K).
-            x_norm: length of each row of x, (M,).
-            weight_norm: length of each row of weight, (N,).
-            top: written, (M, N).
-        """
-        if self.rule.projection:
-            if self._unit_weight is None or self._unit_weight.shape != weight.shape:
-                self._unit_weight = np.empty_like(weight)
-            unit = self._unit_weight
-            row_passes().normalize(weight, weight_norm, unit)
-        else:
-            unit = weight
-            unit *= (1 / weight_norm)[:, None]
-        np.matmul(x, unit.T, out=top)
+def forward(call: Call, top: FloatArray, former: Saved | None = None) -> Saved:
+    """Write the output, (M, N); what is stored in the weight changes last.
 
-        samples = np.arange(len(label))
-        plain = top[samples, label]
-        cos_theta = plain / x_norm
-        if self.m > 1:
-            margin = x_norm * angular.psi(cos_theta, self.m)
-            top[samples, label] = (margin + lambda_ * plain) / (1 + lambda_)
-        self._coefficients = label_coefficients(cos_theta, x_norm, self.m, lambda_, self.rule)
-        self._x, self._label, self._unit, self._weight_norm = x, label, unit, weight_norm
+    Args:
+        call: the layer's.
+        top: written.
+        former: what an earlier Forward saved, if nobody needs it any more: its memory is used.
+    """
+    if call.rule.no_projection:
+        unit = call.weight
+        _multiply_unnormalized(call, top)
+    else:
+        unit = _unit_rows(call, former)
+        np.matmul(call.x, unit.T, out=top)
 
-    def backward(
-        self,
-        top_diff: FloatArray,
-        weight_diff: FloatArray | None,
-        bottom_diff: FloatArray | None,
-    ) -> None:
-        """Add to ``weight_diff`` (N, K), set ``bottom_diff`` (M, K); None leaves either out."""
-        coefficients, x, label = self._coefficients, self._x, self._label
-        g = top_diff[np.arange(len(label)), label]
+    samples = np.arange(len(call.label))
+    plain = top[samples, call.label]
+    top[samples, call.label] = label_score(plain, call.x_norm, call.m, call.lambda_)
+    coefficients = label_coefficients(
+        plain / call.x_norm, call.x_norm, call.m, call.lambda_, call.rule
+    )
+    if call.rule.no_projection:
+        unit *= (1 / call.weight_norm)[:, None]
+    return Saved(call, unit, coefficients)
 
-        if bottom_diff is not None:
-            np.matmul(top_diff, self._unit, out=bottom_diff)
-            if self.m > 1:
-                bottom_diff += (g * (coefficients.w - 1))[:, None] * self._unit[label]
-                bottom_diff += (g * coefficients.x)[:, None] * x
 
-        if weight_diff is not None:
-            extra = None
-            if self.m > 1 and self.rule.margin_in_weight:
-                extra = (g * (coefficients.weight - 1))[:, None] * x
-            for rows in blocks(len(weight_diff), weight_diff[:1].nbytes):
-                gradient = np.matmul(top_diff[:, rows].T, x)
-                if extra is not None:
-                    (samples,) = np.nonzero((label >= rows.start) & (label < rows.stop))
-                    add_rows(gradient, label[samples] - rows.start, extra[samples])
-                if self.rule.projection:
-                    unit, norm, one = self._unit[rows], self._weight_norm[rows], g.dtype.type(1)
-                    row_passes().project(gradient, unit, norm, one, weight_diff[rows])
-                else:
-                    weight_diff[rows] += gradient
+def _unit_rows(call: Call, former: Saved | None) -> FloatArray:
+    weight = call.weight
+    unit = None if former is None or former.call.rule.no_projection else former.unit
+    if unit is None or unit.shape != weight.shape or unit.dtype != weight.dtype:
+        unit = np.empty_like(weight)
+    row_passes().normalize(weight, call.weight_norm, unit)
+    return unit
+
+
+def _multiply_unnormalized(call: Call, top: FloatArray) -> None:
+    """Write X W^T for the unit rows of a weight that is left as it is."""
+    inverse = 1 / call.weight_norm
+    if call.weight_norm.min() < SHORT:
+        np.matmul(call.x, (call.weight * inverse[:, None]).T, out=top)
+    else:
+        np.matmul(call.x, call.weight.T, out=top)
+        top *= inverse
+
+
+def backward(
+    saved: Saved,
+    top_diff: FloatArray,
+    weight_diff: FloatArray | None,
+    bottom_diff: FloatArray | None,
+) -> None:
+    """Add to ``weight_diff`` (N, K), set ``bottom_diff`` (M, K); None leaves either out."""
+    call, coefficients = saved.call, saved.coefficients
+    x, label, rule = call.x, call.label, call.rule
+    g = top_diff[np.arange(len(label)), label]
+
+    if bottom_diff is not None:
+        np.matmul(top_diff, saved.unit, out=bottom_diff)
+        if call.m > 1:
+            bottom_diff += (g * (coefficients.w - 1))[:, None] * saved.unit[label]
+            bottom_diff += (g * coefficients.x)[:, None] * x
+
+    if weight_diff is not None:
+        extra = None
+        if call.m > 1 and not rule.detached_in_weight:
+            extra = (g * (coefficients.weight - 1))[:, None] * x
+        for rows in blocks(len(weight_diff), weight_diff[:1].nbytes):
+            gradient = np.matmul(top_diff[:, rows].T, x)
+            if extra is not None:
+                (samples,) = np.nonzero((label >= rows.start) & (label < rows.stop))
+                add_rows(gradient, label[samples] - rows.start, extra[samples])
+            if rule.no_projection:
+                weight_diff[rows] += gradient
+            else:
+                unit, norm, one = saved.unit[rows], call.weight_norm[rows], g.dtype.type(1)
+                row_passes().project(gradient, unit, norm, one, weight_diff[rows])

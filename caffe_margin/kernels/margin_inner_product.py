@@ -6,16 +6,16 @@ and, as in C++, a blob's data is one flat array: element (i, j) of an M x N blob
 Matrix products go to BLAS through numpy; every other loop is compiled by numba. C++ switches on
 the margin type; here ``m`` is the margin itself: SINGLE, DOUBLE, TRIPLE, QUADRUPLE are 1, 2, 3, 4.
 
-What Caffe lacks, the rules other than the authors', is `_add_weight_gradient`, which `backward_cpu`
-reaches only where a rule asks for it.
+What Caffe lacks, the rules other than the authors', is `_add_weight_gradient` and the ``detached``
+of `_coefficients`, which `backward_cpu` reaches only where a rule asks for them.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from caffe_margin.kernels.caffe_math import (
     caffe_abs,
@@ -32,9 +32,8 @@ from caffe_margin.kernels.caffe_math import (
     caffe_set,
     compiled,
 )
-from caffe_margin.maths.gradient import GradientRule
-
-FloatArray = NDArray[np.floating]
+from caffe_margin.kernels.call import Call
+from caffe_margin.maths.arrays import FloatArray
 
 
 class PrivateBlobs(NamedTuple):
@@ -84,8 +83,6 @@ def forward_cpu(m, lambda_, bottom_data, label, weight, top_data, private) -> No
     (M_, _), N_ = bottom_data.shape, weight.shape[0]
     Dtype = bottom_data.dtype.type
     cos_theta = private.cos_theta
-    sign_0, sign_1, sign_2 = private.sign_0, private.sign_1, private.sign_2
-    sign_3, sign_4 = private.sign_3, private.sign_4
 
     # /* normalize weight */
     _normalize_weight(weight)
@@ -96,9 +93,28 @@ def forward_cpu(m, lambda_, bottom_data, label, weight, top_data, private) -> No
     caffe_cpu_gemm(1, bottom_data, weight.T, 0, cos_theta.reshape(M_, N_))
     _divide_rows(private.x_norm, cos_theta.reshape(M_, N_))
     # sign_0 = sign(cos_theta)
-    caffe_cpu_sign(cos_theta, sign_0)
+    caffe_cpu_sign(cos_theta, private.sign_0)
 
     # /* optional variables */
+    _optional_variables(m, private)
+
+    # /* Forward */
+    caffe_cpu_gemm(1, bottom_data, weight.T, 0, top_data)
+    if m == 1:
+        return
+    _label_top_data(m, label, private, top_data)
+    # + lambda * x'w
+    caffe_cpu_gemm(lambda_, bottom_data, weight.T, 1, top_data)
+    # * 1 / (1 + lambda)
+    caffe_scal(Dtype(1) / (Dtype(1) + lambda_), top_data.reshape(-1))
+
+
+def _optional_variables(m, private) -> None:
+    """Write the powers of cos_theta and the signs that the margin needs."""
+    Dtype = private.cos_theta.dtype.type
+    cos_theta = private.cos_theta
+    sign_0, sign_1, sign_2 = private.sign_0, private.sign_1, private.sign_2
+    sign_3, sign_4 = private.sign_3, private.sign_4
     if m == 2:
         # cos_theta_quadratic
         caffe_powx(cos_theta, Dtype(2), private.cos_theta_quadratic)
@@ -131,16 +147,6 @@ def forward_cpu(m, lambda_, bottom_data, label, weight, top_data, private) -> No
         caffe_scal(Dtype(2), sign_4)
         caffe_add(sign_4, sign_3, sign_4)
         caffe_add_scalar(-Dtype(3), sign_4)
-
-    # /* Forward */
-    caffe_cpu_gemm(1, bottom_data, weight.T, 0, top_data)
-    if m == 1:
-        return
-    _label_top_data(m, label, private, top_data)
-    # + lambda * x'w
-    caffe_cpu_gemm(lambda_, bottom_data, weight.T, 1, top_data)
-    # * 1 / (1 + lambda)
-    caffe_scal(Dtype(1) / (Dtype(1) + lambda_), top_data.reshape(-1))
 
 
 @compiled()
@@ -199,57 +205,37 @@ def _label_top_data(m, label, p, top_data):
 
 
 def backward_cpu(
-    m,
-    lambda_,
-    rule: GradientRule,
-    bottom_data,
-    label,
-    weight,
-    weight_norm,
-    top_diff,
-    private,
-    weight_diff,
-    bottom_diff,
+    call: Call,
+    weight: FloatArray,
+    private: PrivateBlobs,
+    top_diff: FloatArray,
+    weight_diff: FloatArray | None,
+    bottom_diff: FloatArray | None,
 ) -> None:
     """Port of ``Backward_cpu``, with the rules that Caffe lacks beside the authors'.
 
     Args:
-        m: the margin, 1 to 4.
-        lambda_: as in Forward, in the arrays' dtype.
-        rule: the gradient rule.
-        bottom_data: features, (M, K).
-        label: (M,), truncated to int.
+        call: the Forward.
         weight: normalised, (N, K), as Forward left it.
-        weight_norm: length of each row before it was normalised, (N,); read by a rule with the
-            projection.
-        top_diff: (M, N).
         private: as Forward left it.
+        top_diff: (M, N).
         weight_diff: added to, (N, K); None stands for a false ``param_propagate_down_[0]``.
         bottom_diff: set, (M, K); None stands for a false ``propagate_down[0]``.
     """
+    m, lambda_, rule = call.m, call.lambda_, call.rule
+    bottom_data, label = call.x, call.label
     Dtype = bottom_data.dtype.type
+    normalized = rule.normalized_coefficients
     coeff_w, coeff_x = np.ones_like(private.x_norm), np.zeros_like(private.x_norm)
     if m != 1:
-        _coefficients(
-            m, rule.normalized_coefficients, label, weight.shape[0], private, coeff_w, coeff_x
-        )
+        _coefficients(m, False, normalized, label, len(weight), private, coeff_w, coeff_x)
 
     # Gradient with respect to weight
     if weight_diff is not None:
-        if rule.margin_in_weight or rule.projection:
-            _add_weight_gradient(
-                lambda_,
-                rule,
-                coeff_w,
-                label,
-                bottom_data,
-                weight,
-                weight_norm,
-                top_diff,
-                weight_diff,
-            )
-        else:
+        if rule.detached_in_weight and rule.no_projection:
             caffe_cpu_gemm(1, top_diff.T, bottom_data, 1, weight_diff)
+        else:
+            _add_weight_gradient(call, coeff_w, weight, top_diff, weight_diff)
 
     # Gradient with respect to bottom data
     if bottom_diff is not None:
@@ -257,13 +243,15 @@ def backward_cpu(
         if m == 1:
             caffe_cpu_gemm(1, top_diff, weight, 0, bottom_diff)
             return
+        if rule.detached_in_bottom:
+            _coefficients(m, True, normalized, label, len(weight), private, coeff_w, coeff_x)
         _bottom_diff(label, lambda_, coeff_w, coeff_x, bottom_data, weight, top_diff, bottom_diff)
         # + lambda/(1 + lambda) * w
         caffe_cpu_gemm(lambda_ / (Dtype(1) + lambda_), top_diff, weight, 1, bottom_diff)
 
 
 @compiled()
-def _coefficients(m, normalized, label, N_, p, coeff_w_data, coeff_x_data):
+def _coefficients(m, detached, normalized, label, N_, p, coeff_w_data, coeff_x_data):
     """Write coeff_w and coeff_x of each sample's own class, which C++ finds in the loop over j."""
     Dtype = coeff_w_data.dtype.type
     for i in range(label.size):
@@ -298,6 +286,10 @@ def _coefficients(m, normalized, label, N_, p, coeff_w_data, coeff_x_data):
                 )
                 - p.sign_4[index]
             )
+        if detached:
+            # coeff_x is (psi - cos psi')/|x| in all of the above; with psi' = 1, (psi - cos)/|x|
+            coeff_x += (coeff_w - Dtype(1)) * p.cos_theta[index] / p.x_norm[i]
+            coeff_w = Dtype(1)
         if normalized:
             coeff_norm = np.sqrt(coeff_w * coeff_w + coeff_x * coeff_x)
             coeff_w = coeff_w / coeff_norm
@@ -333,7 +325,11 @@ def _bottom_diff(label, lambda_, coeff_w, coeff_x, bottom_data, weight, top_diff
 
 
 def _add_weight_gradient(
-    lambda_, rule, coeff_w, label, bottom_data, weight, weight_norm, top_diff, weight_diff
+    call: Call,
+    coeff_w: FloatArray,
+    weight: FloatArray,
+    top_diff: FloatArray,
+    weight_diff: FloatArray,
 ) -> None:
     """Add the weight's gradient under a rule that Caffe lacks.
 
@@ -342,60 +338,50 @@ def _add_weight_gradient(
     rule has the projection, with w_j of unit length.
     """
     g = top_diff
-    # At m = 1 the caller's coeff_w is 1, and so is the factor.
-    if rule.margin_in_weight:
+    if not call.rule.detached_in_weight:
+        # At m = 1 the caller's coeff_w is 1, and so is the factor.
         g = top_diff.copy()
-        g[np.arange(label.size), label.astype(np.intp)] *= (coeff_w + lambda_) / (1 + lambda_)
-    gradient = np.matmul(g.T, bottom_data)
-    if rule.projection:
+        factor = (coeff_w + call.lambda_) / (1 + call.lambda_)
+        g[np.arange(call.label.size), call.label] *= factor
+    gradient = np.matmul(g.T, call.x)
+    if not call.rule.no_projection:
         gradient -= np.einsum("jk,jk->j", weight, gradient)[:, None] * weight
-        gradient /= weight_norm[:, None]
+        gradient /= call.weight_norm[:, None]
     weight_diff += gradient
 
 
-class LineByLine:
-    """`forward_cpu` and `backward_cpu` behind the methods of `caffe_margin.kernels.fused.Fused`."""
+@dataclass(frozen=True)
+class Saved:
+    """What Backward needs of its Forward.
 
-    def __init__(self, m: int, rule: GradientRule) -> None:
-        self.m = m
-        self.rule = rule
-        self.private: PrivateBlobs | None = None
+    Attributes:
+        call: the Forward.
+        unit: the weight as Forward normalised it, (N, K).
+        private: the C++ layer's private blobs.
+    """
 
-    def forward(
-        self,
-        lambda_: np.floating,
-        x: FloatArray,
-        label: NDArray[np.intp],
-        weight: FloatArray,
-        x_norm: FloatArray,
-        weight_norm: FloatArray,
-        top: FloatArray,
-    ) -> None:
-        """Write ``top``, as `Fused.forward`; the port finds ``x_norm`` for itself."""
-        # The port normalises in place; a rule with the projection leaves the caller's weight alone.
-        unit = weight.copy() if self.rule.projection else weight
-        self.private = PrivateBlobs.reshape(self.m, len(x), len(weight), x.dtype)
-        forward_cpu(self.m, lambda_, x, label, unit, top, self.private)
-        self._lambda, self._x, self._label = lambda_, x, label
-        self._unit, self._weight_norm = unit, weight_norm
+    call: Call
+    unit: FloatArray
+    private: PrivateBlobs
 
-    def backward(
-        self,
-        top_diff: FloatArray,
-        weight_diff: FloatArray | None,
-        bottom_diff: FloatArray | None,
-    ) -> None:
-        """Add to ``weight_diff``, set ``bottom_diff``, as `Fused.backward`."""
-        backward_cpu(
-            self.m,
-            self._lambda,
-            self.rule,
-            self._x,
-            self._label,
-            self._unit,
-            self._weight_norm,
-            top_diff,
-            self.private,
-            weight_diff,
-            bottom_diff,
-        )
+
+def forward(call: Call, top: FloatArray, former: Saved | None = None) -> Saved:
+    """Write the output by `forward_cpu`, as `caffe_margin.kernels.fused.forward`."""
+    # The port normalises in place; what the caller stores changes last, and only as the rule says.
+    unit = call.weight.copy()
+    private = PrivateBlobs.reshape(call.m, len(call.x), len(unit), call.x.dtype)
+    forward_cpu(call.m, call.lambda_, call.x, call.label, unit, top, private)
+    if call.rule.no_projection:
+        call.weight[...] = unit
+        unit = call.weight
+    return Saved(call, unit, private)
+
+
+def backward(
+    saved: Saved,
+    top_diff: FloatArray,
+    weight_diff: FloatArray | None,
+    bottom_diff: FloatArray | None,
+) -> None:
+    """Add to ``weight_diff``, set ``bottom_diff`` by `backward_cpu`; None leaves either out."""
+    backward_cpu(saved.call, saved.unit, saved.private, top_diff, weight_diff, bottom_diff)

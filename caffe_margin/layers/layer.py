@@ -5,6 +5,9 @@ and the base class's `forward` and `backward` wrap them, here for arrays. C++ di
 is wrong; here `check` finds that out first, while nothing has changed. Whatever has ``data``,
 ``diff`` and ``reshape`` will do for a blob, so pycaffe's own may be handed to these methods.
 
+A layer's state is changed last, when all that can fail has been done: a call that raises, or that
+Ctrl-C interrupts, has not happened. One layer serves one thread.
+
 Source: Layer and Blob of BVLC/caffe, include/caffe/layer.hpp and blob.hpp.
 """
 
@@ -14,13 +17,12 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from caffe_margin import caffe_margin_pb2 as pb
-
-FloatArray = NDArray[np.floating]
-
-DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+from caffe_margin.layers.checks import DTYPES, as_native, describe
+from caffe_margin.maths.arrays import FloatArray
+from caffe_margin.nets.shape_rules import check_counts
 
 
 class BlobLike(Protocol):
@@ -73,27 +75,40 @@ class Layer:
     """Base of the layers.
 
     Attributes:
-        layer_param: the message the layer was made from.
+        name: what errors call it.
         blobs: the parameters, `Blob` objects (or pycaffe's).
-        param_propagate_down: for each parameter, whether Backward computes its diff. As in Caffe's
-            Net, it starts false where the prototxt gives the parameter an ``lr_mult`` of 0.
-        loss_weight: what Caffe's Net puts into the diff of a top that is a loss; 0 for others.
+        param_propagate_down: for each parameter, whether Backward computes its diff.
+        loss_weight: what Caffe's Net puts into the diff of a top that is a loss; None where the top
+            is none.
     """
 
     type: str
-    default_loss_weight = 0.0
 
-    def __init__(self, layer_param: pb.LayerParameter) -> None:
-        if layer_param.type != self.type:
-            raise ValueError(
-                f"layer {layer_param.name!r} is of type {layer_param.type!r}, not {self.type!r}"
-            )
-        self.layer_param = layer_param
+    def __init__(self, name: str = "", loss_weight: float | None = None) -> None:
+        self.name = name or self.type
         self.blobs = BlobVec()
-        self.loss_weight = (*layer_param.loss_weight, self.default_loss_weight)[0]
-        self.param_propagate_down = [spec.lr_mult != 0 for spec in layer_param.param]
+        self.loss_weight = loss_weight
+        self.param_propagate_down: list[bool] = []
         self._bottom: list[Blob] | None = None
         self._top: list[Blob] = []
+
+    @classmethod
+    def check_message(cls, layer_param: object) -> pb.LayerParameter:
+        """Return the message of a layer of this type.
+
+        Raises:
+            TypeError: it is something else.
+            ValueError: it is a layer of another type.
+        """
+        if not isinstance(layer_param, pb.LayerParameter):
+            raise TypeError(
+                f"{cls.__name__}.from_param takes a layer's message, not {_article(layer_param)}"
+            )
+        if layer_param.type != cls.type:
+            raise ValueError(
+                f"layer {layer_param.name!r} is of type {layer_param.type!r}, not {cls.type!r}"
+            )
+        return layer_param
 
     def check(self, bottom: Sequence[BlobLike]) -> None:
         """Raise ValueError unless the bottoms' shapes, dtypes and values will do."""
@@ -116,6 +131,13 @@ class Layer:
         """Set the bottoms' diff, add to the parameters'."""
         raise NotImplementedError
 
+    def check_counts(self, bottoms: int, tops: int) -> None:
+        """Raise ValueError unless the layer takes so many bottoms and tops."""
+        try:
+            check_counts(self.type, bottoms, tops)
+        except ValueError as error:
+            raise ValueError(f"layer {self.name!r}: {error}") from None
+
     def forward(self, *bottom: ArrayLike) -> FloatArray:
         """Run the layer on arrays and return the first top, a new array.
 
@@ -124,16 +146,16 @@ class Layer:
         Raises:
             ValueError: as the layer says; its state is then as it was.
         """
+        self.check_counts(len(bottom), 1)
         blobs = [Blob(as_native(array)) for array in bottom]
         self.check(blobs)
-        tops = range(len(self.layer_param.top) or 1)
-        top = [Blob(np.empty(0, blobs[0].data.dtype)) for _ in tops]
+        top = [Blob(np.empty(0, blobs[0].data.dtype))]
         parameters = len(self.blobs)
         try:
             self.layer_setup(blobs, top)
             self.reshape(blobs, top)
             self.forward_cpu(blobs, top)
-        except ValueError:
+        except BaseException:
             del self.blobs[parameters:]
             raise
         self._bottom, self._top = blobs, top
@@ -152,13 +174,14 @@ class Layer:
                 is no loss.
             RuntimeError: there was no `forward`.
         """
-        name = self.layer_param.name or self.type
         if self._bottom is None:
-            raise RuntimeError(f"layer {name!r}: backward needs a forward before it")
+            raise RuntimeError(f"layer {self.name!r}: backward needs a forward before it")
         top = self._top[0].data
         if top_diff is None:
-            if not (self.layer_param.loss_weight or self.default_loss_weight):
-                raise ValueError(f"the top of layer {name!r} is no loss: backward needs its diff")
+            if self.loss_weight is None:
+                raise ValueError(
+                    f"the top of layer {self.name!r} is no loss: backward needs its diff"
+                )
             diff = np.full_like(top, self.loss_weight)
         elif isinstance(top_diff, int | float):
             diff = np.asarray(top_diff, top.dtype)
@@ -166,7 +189,8 @@ class Layer:
             diff = as_native(top_diff)
         if diff.shape != top.shape or diff.dtype != top.dtype:
             raise ValueError(
-                f"top_diff is {describe(diff)}, but the top of layer {name!r} is {describe(top)}"
+                f"top_diff is {describe(diff)}, but the top of layer {self.name!r} is "
+                f"{describe(top)}"
             )
         bottom = [Blob(blob.data) for blob in self._bottom]
         given = Blob(top, np.ascontiguousarray(diff))
@@ -174,53 +198,5 @@ class Layer:
         return bottom[0].diff
 
 
-def as_native(array: ArrayLike) -> NDArray:
-    """Return an array in the machine's byte order, itself if it is."""
-    array = np.asarray(array)
-    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
-
-
-def describe(array: NDArray) -> str:
-    """Return an array's shape and dtype in words."""
-    return f"{array.shape} {array.dtype}"
-
-
-def canonical_axis(axis: int, shape: tuple[int, ...], layer: str) -> int:
-    """Return ``axis`` counted from the front. Source: Blob::CanonicalAxisIndex.
-
-    Raises:
-        ValueError: there is no such axis.
-    """
-    if not -len(shape) <= axis < len(shape):
-        raise ValueError(f"layer {layer!r}: axis {axis} is out of range for a bottom of {shape}")
-    return axis % len(shape)
-
-
-def check_dtype(array: NDArray, what: str) -> None:
-    """Raise ValueError unless the array is float32 or float64."""
-    if array.dtype not in DTYPES:
-        raise ValueError(f"{what} is {describe(array)}; it must be float32 or float64")
-
-
-def as_labels(
-    label: NDArray, num_classes: int, what: str, ignore_label: int | None = None
-) -> NDArray[np.intp]:
-    """Return labels as Caffe reads them, cast to int by truncation, in one dimension.
-
-    Raises:
-        ValueError: a label is NaN, infinite or outside [0, num_classes), and is not
-            ``ignore_label``; names the first such row.
-    """
-    if label.dtype.kind not in "iuf":
-        raise ValueError(f"{what} is {describe(label)}; labels are integers or floats")
-    flat = label.reshape(-1)
-    # NaN fails every comparison. Caffe compares ignore_label with the truncated label.
-    good = (flat >= 0) & (flat < num_classes)
-    if ignore_label is not None:
-        good |= np.trunc(flat) == ignore_label
-    if not good.all():
-        row = int(np.argmin(good))
-        raise ValueError(
-            f"row {row} of {what} is label {flat[row]}; labels must lie in [0, {num_classes})"
-        )
-    return flat.astype(np.intp)
+def _article(value: object) -> str:
+    return f"a {type(value).__name__}"

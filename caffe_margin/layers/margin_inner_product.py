@@ -7,6 +7,7 @@ arithmetic is in `caffe_margin.kernels`.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,136 +16,229 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from caffe_margin import caffe_margin_pb2 as pb
 from caffe_margin.files import prototxt
-from caffe_margin.kernels.fused import Fused
-from caffe_margin.layers.layer import (
+from caffe_margin.kernels import fused
+from caffe_margin.kernels.call import Call
+from caffe_margin.layers.checks import (
     DTYPES,
-    Blob,
-    BlobLike,
-    FloatArray,
-    Layer,
     as_labels,
+    as_matrix,
     as_native,
     canonical_axis,
     check_dtype,
+    check_lambda,
     describe,
+    row_lengths,
 )
-from caffe_margin.maths import angular
+from caffe_margin.layers.layer import Blob, BlobLike, Layer
+from caffe_margin.maths.angular import check_margin
+from caffe_margin.maths.annealing import Annealing
+from caffe_margin.maths.arrays import FloatArray
 from caffe_margin.maths.gradient import GradientRule
 from caffe_margin.nets import fillers
 from caffe_margin.nets.shapes import shapes_of
 
 if TYPE_CHECKING:
-    from caffe_margin.kernels.margin_inner_product import LineByLine
+    from caffe_margin.kernels import margin_inner_product
 
 ENGINES = ("fused", "line_by_line")
-
-
-def _make_engine(name: str, m: int, rule: GradientRule) -> Fused | LineByLine:
-    if name == "fused":
-        return Fused(m, rule)
-    if name == "line_by_line":
-        # Here, because numba takes a second to import and only this engine needs it.
-        from caffe_margin.kernels.margin_inner_product import LineByLine
-
-        return LineByLine(m, rule)
-    raise ValueError(f"engine must be {' or '.join(map(repr, ENGINES))}, not {name!r}")
 
 
 class MarginInnerProduct(Layer):
     """The layer ``type: "MarginInnerProduct"``, over float32 or float64.
 
-    The dtype is that of the first array the layer sees, features or weight, unless ``dtype`` says.
+        >>> import numpy as np
+        >>> layer = MarginInnerProduct(10, m=4, base=1000, gamma=0.12, lambda_min=5, rng=0)
+        >>> x = np.random.default_rng(0).standard_normal((2, 3))
+        >>> top = layer.forward(x, [7, 1])              # (M, K) features, M labels -> (M, N)
+        >>> dx = layer.backward(np.ones_like(top))      # and adds to layer.blobs[0].diff
+        >>> top.shape, dx.shape, layer.blobs[0].diff.shape
+        ((2, 10), (2, 3), (10, 3))
+        >>> layer
+        MarginInnerProduct(10, m=4, gradient='paper', K=3, iteration=1, lambda_=892.857)
+
+    For a net's own layer see `from_net`. The defaults of the margin and its annealing are those of
+    the authors' ``sphereface_model.prototxt``; Caffe's message has others. The dtype is that of the
+    first array the layer sees, features or weight, unless ``dtype`` says.
 
     Args:
-        layer_param: the layer's message. Blobs in it are the weight.
-        gradient: ``"paper"``, ``"exact"`` or a `GradientRule`; None for what the message's own
-            ``gradient`` field says, which is PAPER where it is absent.
+        num_output: N, the number of classes.
+        m: the margin: 1 to 4 are SINGLE, DOUBLE, TRIPLE, QUADRUPLE.
+        base: with the next three, lambda over the iterations: see
+            `caffe_margin.maths.annealing.Annealing`.
+        gamma: see there.
+        power: see there.
+        lambda_min: see there.
+        iteration: how many Forwards came before.
+        gradient: ``"paper"``, ``"exact"``, ``"detached"`` or a `GradientRule`.
+        axis: of the bottom, the first that belongs to a sample's features.
+        weight_filler: the name of one of Caffe's fillers, or its message.
+        name: what errors call the layer.
         engine: ``"fused"`` (three matrix products) or ``"line_by_line"`` (the C++, statement by
-            statement); the same numbers.
+            statement, m up to 4); the same numbers.
         dtype: float32 or float64, to have no other.
         rng: a numpy Generator, or a seed for one; draws the weight where none is given.
 
     Attributes:
-        iteration: how many Forwards lambda has seen. It starts at the message's ``iteration``,
-            every `forward` raises it by one, in TEST too, and it is in no snapshot.
+        iteration: how many Forwards lambda has seen. Every `forward` raises it by one, in TEST too,
+            and it is in no snapshot.
         lambda_: lambda of the last Forward; 0 before the first.
         gradient: the `GradientRule`.
-        m: the margin, 1 to 4.
+        m: the margin.
+        annealing: the `Annealing`.
+        saved: what the engine keeps of the last Forward for Backward; None before the first.
 
     Raises:
-        ValueError: the layer is of another type, ``num_output`` is not positive, or an argument is
-            none of the above.
+        TypeError: ``num_output`` is no whole number, but a net or a message, say.
+        ValueError: ``num_output`` is not positive, or an argument is none of the above.
     """
 
     type = "MarginInnerProduct"
 
     def __init__(
         self,
+        num_output: int,
+        *,
+        m: int = 4,
+        base: float = 1000,
+        gamma: float = 0.12,
+        power: float = 1,
+        lambda_min: float = 5,
+        iteration: int = 0,
+        gradient: str | GradientRule = "paper",
+        axis: int = 1,
+        weight_filler: str | pb.FillerParameter = "xavier",
+        name: str = "",
+        engine: str = "fused",
+        dtype: DTypeLike | None = None,
+        rng: np.random.Generator | int | None = None,
+    ) -> None:
+        super().__init__(name)
+        self.num_output = _num_output(num_output)
+        if self.num_output < 1:
+            raise ValueError(f"layer {self.name!r}: num_output must be positive")
+        if dtype is not None and np.dtype(dtype) not in DTYPES:
+            raise ValueError(f"dtype must be float32 or float64, not {np.dtype(dtype)}")
+        if engine not in ENGINES:
+            raise ValueError(f"engine must be {' or '.join(map(repr, ENGINES))}, not {engine!r}")
+        self.m = check_margin(m)
+        if engine == "line_by_line" and m > 4:
+            raise ValueError(f"the C++, line by line, has an m of 1 to 4, not {m}")
+        self.engine = engine
+        self.gradient = GradientRule.of(gradient)
+        self.axis = axis
+        self.annealing = Annealing(base, gamma, power, lambda_min, iteration)
+        self.iteration = iteration
+        self.lambda_: np.floating = np.float32(0)
+        self.param_propagate_down = [True]
+        self.dtype: np.dtype[Any] | None = None if dtype is None else np.dtype(dtype)
+        if isinstance(weight_filler, str):
+            weight_filler = pb.FillerParameter(type=weight_filler)
+        self.weight_filler = weight_filler
+        self._rng = np.random.default_rng(rng)
+        self._K_in_net: int | None = None
+        self.saved: fused.Saved | margin_inner_product.Saved | None = None
+
+    @classmethod
+    def from_param(
+        cls,
         layer_param: pb.LayerParameter,
         *,
         gradient: str | GradientRule | None = None,
         engine: str = "fused",
         dtype: DTypeLike | None = None,
         rng: np.random.Generator | int | None = None,
-    ) -> None:
-        super().__init__(layer_param)
-        param = layer_param.margin_inner_product_param
-        if param.num_output < 1:
-            raise ValueError(f"layer {layer_param.name!r}: num_output must be positive")
-        if dtype is not None and np.dtype(dtype) not in DTYPES:
-            raise ValueError(f"dtype must be float32 or float64, not {np.dtype(dtype)}")
-        self.param = param
-        self.gradient = GradientRule.of(
-            pb.MarginInnerProductParameter.Gradient.Name(param.gradient)
-            if gradient is None
-            else gradient
+    ) -> MarginInnerProduct:
+        """Make the layer that a message describes; blobs in it are the weight.
+
+            >>> from google.protobuf import text_format
+            >>> from caffe_margin.caffe_margin_pb2 import LayerParameter
+            >>> text = '''name: "fc6" type: "MarginInnerProduct"
+            ...           margin_inner_product_param { num_output: 10572 type: QUADRUPLE }'''
+            >>> MarginInnerProduct.from_param(text_format.Parse(text, LayerParameter()))
+            MarginInnerProduct(10572, name='fc6', m=4, gradient='paper', iteration=0)
+
+        As in Caffe's Net, the weight's diff is not computed where the message gives it an
+        ``lr_mult`` of 0.
+
+        Args:
+            layer_param: the message.
+            gradient: None for what the message's own ``gradient`` field says, which is PAPER where
+                it is absent.
+            engine: as the class.
+            dtype: as the class.
+            rng: as the class.
+
+        Raises:
+            TypeError: ``layer_param`` is no LayerParameter.
+            ValueError: the layer is of another type; or as the class.
+        """
+        param = cls.check_message(layer_param).margin_inner_product_param
+        layer = cls(
+            param.num_output,
+            m=param.type + 1,
+            **vars(Annealing.of(param)),
+            gradient=type(param).Gradient.Name(param.gradient) if gradient is None else gradient,
+            axis=param.axis,
+            weight_filler=param.weight_filler,
+            name=layer_param.name,
+            engine=engine,
+            dtype=dtype,
+            rng=rng,
         )
-        self.m = param.type + 1
-        self.param_propagate_down = self.param_propagate_down[:1] or [True]
-        self.iteration = param.iteration
-        self.lambda_: np.floating = np.float32(0)
-        self.engine = _make_engine(engine, self.m, self.gradient)
-        self.dtype: np.dtype[Any] | None = None if dtype is None else np.dtype(dtype)
-        self._rng = np.random.default_rng(rng)
-        self._K_in_net: int | None = None
+        if layer_param.param:
+            layer.param_propagate_down = [layer_param.param[0].lr_mult != 0]
         if layer_param.blobs:
-            what = f"the weight in layer {layer_param.name!r}"
-            self.weight = as_matrix(prototxt.blob_to_array(layer_param.blobs[0]), what)
+            what = f"the weight in layer {layer.name!r}"
+            layer.weight = as_matrix(prototxt.blob_to_array(layer_param.blobs[0]), what)
+        return layer
 
     @classmethod
     def from_net(
-        cls,
-        net: pb.NetParameter,
-        name: str | None = None,
-        *,
-        gradient: str | GradientRule | None = None,
-        engine: str = "fused",
-        dtype: DTypeLike | None = None,
-        rng: np.random.Generator | int | None = None,
+        cls, net: pb.NetParameter, name: str | None = None, **options: Any
     ) -> MarginInnerProduct:
         """Make the layer called ``name``, or the net's only one; K comes from the layers below.
+
+            >>> import caffe_margin as cm
+            >>> net = cm.read_net("models/sphereface_model.prototxt")
+            >>> cm.MarginInnerProduct.from_net(net, "fc6", gradient="exact")
+            MarginInnerProduct(10572, name='fc6', m=4, gradient='exact', K=512, iteration=0)
 
         Where the net does not say K (the size of its images is unknown, say), the first forward
         does.
 
+        Args:
+            net: the message, as `read_net` returns it.
+            name: the layer's.
+            options: ``gradient``, ``engine``, ``dtype`` and ``rng`` as in `from_param`.
+
         Raises:
+            TypeError: ``net`` is no NetParameter.
             ValueError: there is no such layer, or several where no name was given; as the class.
         """
+        if not isinstance(net, pb.NetParameter):
+            raise TypeError(
+                f"{cls.__name__}.from_net takes a net, as read_net returns it, not a "
+                f"{type(net).__name__}"
+            )
         train = prototxt.filter_net(net, "TRAIN")
         layer_param = prototxt.find_layer(train, name, cls.type)
-        layer = cls(layer_param, gradient=gradient, engine=engine, dtype=dtype, rng=rng)
+        layer = cls.from_param(layer_param, **options)
         params = shapes_of(train, layer_param).params
         layer._K_in_net = params[0][1] if params else None
         return layer
 
-    @property
-    def num_output(self) -> int:
-        """N, the number of classes."""
-        return self.param.num_output
+    def __repr__(self) -> str:
+        name = "" if self.name == self.type else f", name={self.name!r}"
+        K = "" if self.K is None else f", K={self.K}"
+        seen = f", lambda_={self.lambda_:.6g}" if self.saved is not None else ""
+        return (
+            f"{type(self).__name__}({self.num_output}{name}, m={self.m}, "
+            f"gradient={self.gradient.name!r}{K}, iteration={self.iteration}{seen})"
+        )
 
     @property
-    def _K(self) -> int | None:
-        """K of the weight, or the one the net says; None where neither is known."""
+    def K(self) -> int | None:
+        """How many features a sample has, by the weight or the net; None where neither says."""
         return self.blobs[0].data.shape[1] if self.blobs else self._K_in_net
 
     @property
@@ -152,16 +246,14 @@ class MarginInnerProduct(Layer):
         """The stored weight itself, (N, K). Setting it checks and copies.
 
         Raises:
-            ValueError: on reading, K is not known yet; on setting, the shape is not (N, K), the
+            ValueError: on reading, there is none yet; on setting, the shape is not (N, K), the
                 dtype not float32 or float64, or a row is zero or not finite.
         """
         if not self.blobs:
-            if self._K is None:
-                raise ValueError(
-                    f"layer {self.layer_param.name!r} learns K from its first forward, or from a "
-                    f"weight that is set; it has seen neither"
-                )
-            self._fill_weight(self.dtype or DTYPES[0], self._K)
+            raise ValueError(
+                f"layer {self.name!r} has no weight yet: its first forward draws it, unless it is "
+                f"set"
+            )
         return self.blobs[0].data
 
     @weight.setter
@@ -169,10 +261,10 @@ class MarginInnerProduct(Layer):
         weight = as_native(value)
         check_dtype(weight, "the weight")
         weight = np.array(weight, self.dtype, order="C")
-        K = self._K
+        K = self.K
         if weight.ndim != 2 or len(weight) != self.num_output or K not in (None, weight.shape[1]):
             raise ValueError(
-                f"the weight is {weight.shape}, but layer {self.layer_param.name!r} needs "
+                f"the weight is {weight.shape}, but layer {self.name!r} needs "
                 f"({self.num_output}, {'K' if K is None else K})"
             )
         row_lengths(weight, "the weight")
@@ -180,13 +272,6 @@ class MarginInnerProduct(Layer):
             self.blobs[0].data[...] = weight
         else:
             self.blobs[:] = [Blob(weight)]
-
-    def _fill_weight(self, dtype: np.dtype[np.floating], K: int) -> None:
-        shape = (self.num_output, K)
-        filled = fillers.fill(self.param.weight_filler, shape, self._rng, dtype.type)
-        self.blobs.dtype = dtype
-        self.blobs.add_blob(*shape)
-        self.blobs[0].data[...] = filled
 
     def check(self, bottom: Sequence[BlobLike]) -> None:
         """Check features and labels.
@@ -196,46 +281,47 @@ class MarginInnerProduct(Layer):
                 layer's; a label that is NaN, infinite or outside [0, N); a feature row that is zero
                 or not finite (Caffe goes on with NaN, or writes out of bounds).
         """
-        name = self.layer_param.name
-        if len(bottom) != 2:
-            raise ValueError(f"layer {name!r} needs features and labels, not {len(bottom)} bottoms")
         x, label = bottom[0].data, bottom[1].data
-        check_dtype(x, f"bottom[0] of layer {name!r}")
+        check_dtype(x, f"bottom[0] of layer {self.name!r}")
         dtype = self.dtype or (self.blobs[0].data.dtype if self.blobs else x.dtype)
         if x.dtype != dtype:
             raise ValueError(
-                f"bottom[0] is {describe(x)}, but layer {name!r} computes in {dtype}: convert it, "
-                f"or make the layer with dtype={x.dtype}"
+                f"bottom[0] is {describe(x)}, but layer {self.name!r} computes in {dtype}: convert "
+                f"it, or make the layer with dtype={x.dtype}"
             )
         axis, M, K = self._dimensions(x.shape)
-        if self._K not in (None, K):
+        if self.K not in (None, K):
             raise ValueError(
-                f"bottom[0] is {x.shape}, which makes K {K}, but the weight of layer {name!r} is "
-                f"({self.num_output}, {self._K})"
+                f"bottom[0] is {x.shape}, which makes K {K}, but the weight of layer {self.name!r} "
+                f"is ({self.num_output}, {self.K})"
             )
         if label.size != M or label.shape[:1] != x.shape[:1]:
             raise ValueError(
-                f"bottom[0] of layer {name!r} is {x.shape}, {M} samples before axis {axis}, but "
-                f"bottom[1], the labels, is {label.shape}"
+                f"bottom[0] of layer {self.name!r} is {x.shape}, {M} samples before axis {axis}, "
+                f"but bottom[1], the labels, is {label.shape}"
             )
-        as_labels(label, self.num_output, f"bottom[1] of layer {name!r}")
-        row_lengths(x.reshape(M, K), f"bottom[0] of layer {name!r}")
+        as_labels(label, self.num_output, f"bottom[1] of layer {self.name!r}")
+        row_lengths(x.reshape(M, K), f"bottom[0] of layer {self.name!r}")
 
     def _dimensions(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
         """Return the axis counted from the front, M and K, for a bottom[0] of a shape."""
-        axis = canonical_axis(self.param.axis, shape, self.layer_param.name)
+        axis = canonical_axis(self.axis, shape, self.name)
         return axis, math.prod(shape[:axis]), math.prod(shape[axis:])
 
     def layer_setup(self, bottom: Sequence[BlobLike], top: Sequence[BlobLike]) -> None:
         """Learn K, and fill the weight unless there is one. Source: ``LayerSetUp``."""
         x = bottom[0].data
         _, _, K = self._dimensions(x.shape)
+        shape = (self.num_output, K)
         if not self.blobs:
-            self._fill_weight(x.dtype, K)
-        elif (shape := self.blobs[0].data.shape) != (self.num_output, K):
+            filled = fillers.fill(self.weight_filler, shape, self._rng, x.dtype)
+            self.blobs.dtype = x.dtype
+            self.blobs.add_blob(*shape)
+            self.blobs[0].data[...] = filled
+        elif self.blobs[0].data.shape != shape:
             raise ValueError(
                 f"bottom[0] is {x.shape}, which makes K {K}, but the weight of layer "
-                f"{self.layer_param.name!r} is {shape}"
+                f"{self.name!r} is {self.blobs[0].data.shape}"
             )
 
     def reshape(self, bottom: Sequence[BlobLike], top: Sequence[BlobLike]) -> None:
@@ -250,82 +336,85 @@ class MarginInnerProduct(Layer):
         """Source: ``Forward_cpu``.
 
         Raises:
-            ValueError: a row of the weight is zero or not finite, or the schedule gives no usable
+            ValueError: a row of the weight is zero or not finite, or the annealing gives no usable
                 lambda.
         """
-        name, weight = self.layer_param.name, self.blobs[0].data
+        iteration, weight = self.iteration + 1, self.blobs[0].data
         x, label = self._bottom_data(bottom)
-        x_norm = row_lengths(x, f"bottom[0] of layer {name!r}")
-        weight_norm = row_lengths(weight, f"the weight of layer {name!r}")
-        lambda_ = self._lambda_at(self.iteration + 1, x.dtype)
-
-        self.iteration += 1
-        self.lambda_ = lambda_
-        if len(top) == 2:
-            top[1].data[0] = lambda_
-        self.engine.forward(
-            lambda_, x, label, weight, x_norm, weight_norm, top[0].data.reshape(len(x), len(weight))
+        x_norm = row_lengths(x, f"bottom[0] of layer {self.name!r}")
+        call = Call(
+            m=self.m,
+            rule=self.gradient,
+            lambda_=self._lambda_at(iteration, x_norm),
+            x=x,
+            label=label,
+            weight=weight,
+            x_norm=x_norm,
+            weight_norm=row_lengths(weight, f"the weight of layer {self.name!r}"),
         )
+        top_data = top[0].data.reshape(len(x), self.num_output)
+        # An interrupted Forward may leave what the former one saved overwritten.
+        self.saved, former = None, self.saved
+        self.saved = _engine(self.engine).forward(call, top_data, former)
+        self.iteration, self.lambda_ = iteration, call.lambda_
+        if len(top) == 2:
+            top[1].data[0] = call.lambda_
 
     def _bottom_data(self, bottom: Sequence[BlobLike]) -> tuple[FloatArray, NDArray[np.intp]]:
         """Return the features as a contiguous (M, K) and the labels as (M,)."""
         x, label = bottom[0].data, bottom[1].data
         _, M, K = self._dimensions(x.shape)
-        return np.ascontiguousarray(x).reshape(M, K), label.reshape(-1).astype(np.intp)
+        x = np.ascontiguousarray(x).reshape(M, K)
+        if self.gradient.no_projection and np.may_share_memory(x, self.blobs[0].data):
+            x = x.copy()  # Backward needs it as it was before the weight was normalised
+        return x, label.reshape(-1).astype(np.intp)
 
-    def _lambda_at(self, iteration: int, dtype: np.dtype[np.floating]) -> np.floating:
-        p = self.param
-        (lambda_,) = angular.annealed_lambda(
-            [iteration], p.base, p.gamma, p.power, p.lambda_min, dtype.type
+    def _lambda_at(self, iteration: int, x_norm: FloatArray) -> np.floating:
+        lambda_ = float(self.annealing.lambda_at(iteration, x_norm.dtype.type))
+        a = self.annealing
+        where = (
+            f" at iteration {iteration} (base {a.base:g}, gamma {a.gamma:g}, power {a.power:g}, "
+            f"lambda_min {a.lambda_min:g})"
         )
-        if not np.isfinite(lambda_) or lambda_ <= -1:
-            raise ValueError(
-                f"layer {self.layer_param.name!r}: lambda is {lambda_} at iteration {iteration} "
-                f"(base {p.base:g}, gamma {p.gamma:g}, power {p.power:g}, lambda_min "
-                f"{p.lambda_min:g}); it must be finite and above -1"
-            )
-        return lambda_
+        return check_lambda(lambda_, self.m, x_norm, f"layer {self.name!r}: lambda", where)
 
     def backward_cpu(
         self, top: Sequence[BlobLike], propagate_down: Sequence[bool], bottom: Sequence[BlobLike]
     ) -> None:
-        """Source: ``Backward_cpu``, and the rules beside it."""
-        x = bottom[0].data
-        _, M, K = self._dimensions(x.shape)
-        self.engine.backward(
+        """Source: ``Backward_cpu``, and the rules beside it.
+
+        Raises:
+            RuntimeError: the last Forward was interrupted.
+        """
+        if self.saved is None:
+            raise RuntimeError(f"layer {self.name!r}: backward needs a forward before it")
+        _, M, K = self._dimensions(bottom[0].data.shape)
+        _engine(self.engine).backward(
+            self.saved,
             top[0].diff.reshape(M, self.num_output),
             self.blobs[0].diff if self.param_propagate_down[0] else None,
             bottom[0].diff.reshape(M, K) if propagate_down[0] else None,
         )
 
 
-def as_matrix(blob: FloatArray, what: str) -> FloatArray:
-    """Return a blob as (N, K): old files write it as (1, 1, N, K).
+def _engine(name: str) -> Any:
+    if name == "fused":
+        return fused
+    # Here, because numba takes a second to import and only this engine needs it.
+    from caffe_margin.kernels import margin_inner_product
 
-    Raises:
-        ValueError: it is no matrix with ones before it.
-    """
-    if blob.ndim < 2 or any(dim != 1 for dim in blob.shape[:-2]):
-        raise ValueError(f"{what} is {blob.shape}; it must be (N, K)")
-    return blob.reshape(blob.shape[-2:])
+    return margin_inner_product
 
 
-def row_lengths(rows: FloatArray, what: str) -> FloatArray:
-    """Return the length of each row of an (n, K) array.
-
-    Raises:
-        ValueError: the square of a length is zero, infinite or NaN; names the first such row.
-    """
-    with np.errstate(over="ignore", invalid="ignore"):
-        squares = np.einsum("ik,ik->i", rows, rows)
-    good = (squares > 0) & (squares < np.inf)
-    if not good.all():
-        row = int(np.argmin(good))
-        if not np.isfinite(rows[row]).all():
-            reason = "has a value that is not finite"
-        elif squares[row] == 0:
-            reason = "is zero" if not rows[row].any() else "is so short that its square is zero"
-        else:
-            reason = "is so long that its square overflows"
-        raise ValueError(f"row {row} of {what} {reason}; it has no direction")
-    return np.sqrt(squares)
+def _num_output(value: Any) -> int:
+    """Return the number of classes; say what to call where it is a net, or a message."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        pass
+    call = {pb.NetParameter: ".from_net(net, name)", pb.LayerParameter: ".from_param(layer_param)"}
+    instead = call.get(type(value))
+    raise TypeError(
+        f"num_output is a number of classes, not a {type(value).__name__}"
+        + (f": call MarginInnerProduct{instead}" if instead else "")
+    )

@@ -5,21 +5,34 @@ classes are gone through twice, a block at a time: first for each row's maximum 
 kept up as the blocks come, then for the gradient, which makes the block's logits again. That is
 four matrix products where the layers apart take three. As many blocks as fit in `KEPT_BYTES` are
 kept from the first pass for the second, so that where the logits are no burden three will do.
+
+The weight is read as it is stored, and what is made with it is scaled as its unit rows would have
+made it; a rule that stores the unit rows does so when all else is done.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from caffe_margin.kernels.call import Call
 from caffe_margin.kernels.fused import blocks, row_passes
-from caffe_margin.layers.layer import FloatArray, as_labels, as_native, check_dtype, describe
-from caffe_margin.layers.margin_inner_product import row_lengths
-from caffe_margin.layers.softmax_with_loss import FLT_MIN
-from caffe_margin.maths import angular
+from caffe_margin.layers.checks import (
+    as_labels,
+    as_native,
+    check_dtype,
+    check_lambda,
+    describe,
+    row_lengths,
+)
+from caffe_margin.maths.angular import check_margin, label_score
+from caffe_margin.maths.arrays import FloatArray
 from caffe_margin.maths.gradient import GradientRule, label_coefficients
+from caffe_margin.maths.softmax import LARGEST_LOSS
 
 KEPT_BYTES = 64 << 20
 """Logits kept between the passes, at most; the rest are made twice."""
@@ -27,6 +40,11 @@ KEPT_BYTES = 64 << 20
 
 class MarginSoftmaxLoss(NamedTuple):
     """What `margin_softmax_loss` returns.
+
+        >>> import numpy as np
+        >>> result = margin_softmax_loss(np.eye(2), [0, 1], np.eye(2), m=1)
+        >>> [name for name in result._fields]
+        ['loss', 'bottom_diff', 'weight_diff']
 
     Attributes:
         loss: mean over the samples, in the arrays' dtype.
@@ -41,8 +59,8 @@ class MarginSoftmaxLoss(NamedTuple):
 
 def margin_softmax_loss(
     x: FloatArray,
-    weight: FloatArray,
     label: ArrayLike,
+    weight: FloatArray,
     *,
     m: int = 4,
     lambda_: float = 0.0,
@@ -51,17 +69,24 @@ def margin_softmax_loss(
 ) -> MarginSoftmaxLoss:
     """Return the A-Softmax loss and both its gradients.
 
+        >>> import numpy as np
+        >>> rng = np.random.default_rng(0)
+        >>> x, weight = rng.standard_normal((4, 3)), rng.standard_normal((10, 3))
+        >>> loss, dx, dw = margin_softmax_loss(x, [7, 1, 0, 7], weight, gradient="exact")
+        >>> dx.shape, dw.shape
+        ((4, 3), (10, 3))
+
     The numbers are those of `MarginInnerProduct` below `SoftmaxWithLoss`. Beside its arguments and
     results it takes a few blocks of `fused.BLOCK_BYTES`, and up to `KEPT_BYTES` of logits.
 
     Args:
         x: features, (M, K), float32 or float64.
+        label: (M,), integers or floats, in [0, N).
         weight: (N, K), of the dtype of x. A rule without the projection, the paper's among them,
             normalises its rows in place, as Caffe does; its gradient is that of the unit rows.
-        label: (M,), integers or floats, in [0, N).
-        m: the margin, 1 to 4.
+        m: the margin.
         lambda_: the weight of the plain inner product.
-        gradient: ``"paper"``, ``"exact"`` or a `GradientRule`.
+        gradient: ``"paper"``, ``"exact"``, ``"detached"`` or a `GradientRule`.
         loss_weight: a factor on the gradients, not on the loss.
 
     Raises:
@@ -69,10 +94,29 @@ def margin_softmax_loss(
             that is zero or not finite, or m, lambda_, gradient or loss_weight is none of the
             above. Nothing has changed then.
     """
-    rule = GradientRule.of(gradient)
+    call = _checked(x, label, weight, m, lambda_, GradientRule.of(gradient))
+    if not np.isfinite(call.x.dtype.type(loss_weight)):
+        raise ValueError(f"loss_weight is {loss_weight}; it must be finite")
+    parts = _Parts.of(call)
+    softmax = _first_pass(parts)
+    bottom_diff, weight_diff = _second_pass(parts, softmax, loss_weight)
+    losses = np.minimum(softmax.surprise, call.x.dtype.type(LARGEST_LOSS))
+    if call.rule.no_projection:
+        np.multiply(weight, parts.inverse_norm[:, None], out=weight)
+    return MarginSoftmaxLoss(losses.mean(), bottom_diff, weight_diff)
+
+
+def _checked(
+    x: FloatArray, label: ArrayLike, weight: FloatArray, m: int, lambda_: float, rule: GradientRule
+) -> Call:
+    """Return the arguments, as the layer would hand them to an engine.
+
+    Raises:
+        ValueError: as `margin_softmax_loss`.
+    """
     x = np.ascontiguousarray(as_native(x))
     check_dtype(x, "x")
-    if not isinstance(weight, np.ndarray):
+    if not isinstance(weight, np.ndarray) or isinstance(weight, np.ma.MaskedArray):
         raise ValueError(f"weight must be a numpy array, not {type(weight).__name__}")
     if not len(x):
         raise ValueError(f"x is {x.shape}; the mean over no samples is none")
@@ -83,88 +127,141 @@ def margin_softmax_loss(
         )
     if len(np.shape(label)) != 1 or len(np.asarray(label)) != len(x):
         raise ValueError(f"x is {x.shape}, but label is {np.shape(label)}")
-    real: Any = x.dtype.type
-    with np.errstate(over="ignore"):
-        lambda_, loss_weight = real(lambda_), real(loss_weight)
-    if not (np.isfinite(lambda_) and lambda_ > -1):
-        raise ValueError(f"lambda_ is {lambda_}; it must be finite and above -1")
-    if not np.isfinite(loss_weight):
-        raise ValueError(f"loss_weight is {loss_weight}; it must be finite")
     y = as_labels(np.asarray(label), len(weight), "label")
     x_norm, weight_norm = row_lengths(x, "x"), row_lengths(weight, "weight")
-    if not (rule.projection or weight.flags.writeable):
+    if rule.no_projection and not weight.flags.writeable:
         raise ValueError(f"weight is read-only, and the {rule.name} rule normalises it in place")
+    return Call(
+        m=check_margin(m),
+        rule=rule,
+        lambda_=check_lambda(lambda_, m, x_norm, "lambda_"),
+        x=x,
+        label=y,
+        weight=weight,
+        x_norm=x_norm,
+        weight_norm=weight_norm,
+    )
 
-    if not rule.projection and np.may_share_memory(x, weight):
-        x = x.copy()
 
-    M, samples = len(x), np.arange(len(x))
-    # The label's column, which alone knows of the margin, is done apart from the others.
-    plain = np.einsum("ik,ik->i", x, weight[y]) / weight_norm[y]
-    cos_theta = plain / x_norm
-    coefficients = label_coefficients(cos_theta, x_norm, m, lambda_, rule)
-    psi = x_norm * angular.psi(cos_theta, m)
-    own_logit = plain if m == 1 else (psi + lambda_ * plain) / (1 + lambda_)
+@dataclass(frozen=True)
+class _Parts:
+    """What both passes need beside the call: the label's column, which alone knows of the margin.
 
-    inverse_norm = 1 / weight_norm
-    if not rule.projection:
-        weight *= inverse_norm[:, None]
+    Attributes:
+        call: the arguments.
+        own_logit: the label's score, (M,).
+        w: the label's coefficients, (M,): see `LabelCoefficients`.
+        x: the same.
+        weight: the same.
+        inverse_norm: of the weight's rows, (N,).
+    """
 
-    def scale_columns(block: FloatArray, rows: slice) -> None:
-        """Turn what is made with the weight into what its unit rows make."""
-        if rule.projection:
-            block *= inverse_norm[rows]
+    call: Call
+    own_logit: FloatArray
+    w: FloatArray
+    x: FloatArray
+    weight: FloatArray
+    inverse_norm: FloatArray
 
-    def labels_in(rows: slice) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    @classmethod
+    def of(cls, call: Call) -> _Parts:
+        own = call.weight[call.label]
+        plain = np.einsum("ik,ik->i", call.x, own) / call.weight_norm[call.label]
+        c = label_coefficients(plain / call.x_norm, call.x_norm, call.m, call.lambda_, call.rule)
+        own_logit = label_score(plain, call.x_norm, call.m, call.lambda_)
+        return cls(call, own_logit, c.w, c.x, c.weight, 1 / call.weight_norm)
+
+    def blocks(self) -> Iterator[slice]:
+        """Yield the rows of the weight, a block at a time."""
+        return blocks(len(self.call.weight), self.call.x[:, :1].nbytes)
+
+    def logits(self, rows: slice) -> FloatArray:
+        """Return the scores of some classes, (M, n), -inf in the label's column."""
+        logits = np.matmul(self.call.x, self.call.weight[rows].T)
+        logits *= self.inverse_norm[rows]
+        # Without the margin the label's may be past what exp can take.
+        logits[self.labels_in(rows)] = -np.inf
+        return logits
+
+    def labels_in(self, rows: slice) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """Return the samples whose label is among the rows, and where there."""
-        inside = samples[(y >= rows.start) & (y < rows.stop)]
-        return inside, y[inside] - rows.start
+        label = self.call.label
+        (inside,) = np.nonzero((label >= rows.start) & (label < rows.stop))
+        return inside, label[inside] - rows.start
 
-    # First pass: the logarithm of each row's sum of exponentials, in the manner of
-    # Milakov and Gimelshein's online softmax.
-    maximum, total = own_logit, np.ones(M)
+
+@dataclass(frozen=True)
+class _Softmax:
+    """What the first pass finds of each row.
+
+    Attributes:
+        log_sum: logarithm of the sum of the exponentials, (M,).
+        surprise: -log(probability of the label), (M,), to the digits that a sure sample needs.
+        kept: exponentials of some blocks by their first row, each with what was subtracted from
+            its logits, (M, n) and (M,).
+    """
+
+    log_sum: FloatArray
+    surprise: FloatArray
+    kept: dict[int, tuple[FloatArray, FloatArray]]
+
+
+def _first_pass(parts: _Parts) -> _Softmax:
+    """Sum the exponentials, in the manner of Milakov and Gimelshein's online softmax."""
+    dtype = parts.call.x.dtype
+    maximum, total = parts.own_logit, np.ones(len(parts.own_logit))
     kept: dict[int, tuple[FloatArray, FloatArray]] = {}
-    for rows in blocks(len(weight), x[:, :1].nbytes):
-        logits = np.matmul(x, weight[rows].T)
-        scale_columns(logits, rows)
-        logits[labels_in(rows)] = -np.inf
+    for rows in parts.blocks():
+        logits = parts.logits(rows)
         before, maximum = maximum, np.maximum(maximum, logits.max(axis=1))
         logits -= maximum[:, None]
         exponential = np.exp(logits, out=logits)
         total = total * np.exp(before - maximum) + exponential.sum(axis=1)
         if (len(kept) + 1) * exponential.nbytes <= KEPT_BYTES:
             kept[rows.start] = exponential, maximum
-    log_sum = (maximum + np.log(total)).astype(x.dtype)
-    # -log(probability of the label): from the difference, which a sample that is sure needs.
-    surprise = (maximum - own_logit) + np.log(total)
-    # Caffe's -log(max(probability, FLT_MIN)).
-    losses = np.minimum(surprise.astype(x.dtype), -np.log(FLT_MIN.astype(x.dtype)))
+    log_total = np.log(total)
+    return _Softmax(
+        log_sum=(maximum + log_total).astype(dtype),
+        surprise=((maximum - parts.own_logit) + log_total).astype(dtype),
+        kept=kept,
+    )
 
-    # Second pass: the probabilities less the labels, times the matrices. The label's entry has one
-    # coefficient for the features and another for the weight.
-    scale = real(loss_weight / M)
-    scaled_x = scale * x
-    own_diff = np.expm1(-surprise).astype(x.dtype)
-    bottom_diff = (own_diff * coefficients.x)[:, None] * x
-    weight_diff = np.empty_like(weight)
-    for rows in blocks(len(weight), x[:, :1].nbytes):
-        own = labels_in(rows)
-        if rows.start in kept:
-            diff, its_maximum = kept.pop(rows.start)
-            diff *= np.exp(its_maximum - log_sum)[:, None]
-        else:
-            diff = np.matmul(x, weight[rows].T)
-            scale_columns(diff, rows)
-            diff[own] = -np.inf  # without the margin it may be past what exp can take
-            diff -= log_sum[:, None]
-            np.exp(diff, out=diff)
-        diff[own] = (own_diff * coefficients.weight)[own[0]]
-        gradient_rows = np.matmul(diff.T, scaled_x, out=weight_diff[rows])
-        if rule.projection:
-            norm, zero = weight_norm[rows], real(0)
-            row_passes().project(gradient_rows, weight[rows], norm, zero, gradient_rows)
-        diff[own] = (own_diff * coefficients.w)[own[0]]
-        scale_columns(diff, rows)
-        bottom_diff += np.matmul(diff, weight[rows])
+
+def _second_pass(
+    parts: _Parts, softmax: _Softmax, loss_weight: float
+) -> tuple[FloatArray, FloatArray]:
+    """Multiply the probabilities less the labels by the matrices.
+
+    The label's entry has one coefficient for the features and another for the weight.
+    """
+    call = parts.call
+    real = call.x.dtype.type
+    scale = real(loss_weight / len(call.x))
+    scaled_x = scale * call.x
+    own_diff = np.expm1(-softmax.surprise)
+    bottom_diff = (own_diff * parts.x)[:, None] * call.x
+    weight_diff = np.empty_like(call.weight)
+    for rows in parts.blocks():
+        diff = _probabilities(parts, softmax, rows)
+        own = parts.labels_in(rows)
+        diff[own] = (own_diff * parts.weight)[own[0]]
+        gradient = np.matmul(diff.T, scaled_x, out=weight_diff[rows])
+        if not call.rule.no_projection:
+            norm = call.weight_norm[rows]
+            row_passes().project(gradient, call.weight[rows], norm, real(0), gradient)
+        diff[own] = (own_diff * parts.w)[own[0]]
+        diff *= parts.inverse_norm[rows]
+        bottom_diff += np.matmul(diff, call.weight[rows])
     bottom_diff *= scale
-    return MarginSoftmaxLoss(losses.mean(), bottom_diff, weight_diff)
+    return bottom_diff, weight_diff
+
+
+def _probabilities(parts: _Parts, softmax: _Softmax, rows: slice) -> FloatArray:
+    """Return the probabilities of some classes, (M, n), 0 in the label's column."""
+    if rows.start in softmax.kept:
+        exponential, maximum = softmax.kept.pop(rows.start)
+        exponential *= np.exp(maximum - softmax.log_sum)[:, None]
+        return exponential
+    logits = parts.logits(rows)
+    logits -= softmax.log_sum[:, None]
+    return np.exp(logits, out=logits)

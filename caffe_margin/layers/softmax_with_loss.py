@@ -13,50 +13,91 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caffe_margin import caffe_margin_pb2 as pb
-from caffe_margin.layers.layer import (
-    BlobLike,
-    Layer,
-    as_labels,
-    canonical_axis,
-    check_dtype,
-)
-
-# Caffe clamps the probability at C's FLT_MIN, in double too: no sample's loss exceeds 87.3365.
-FLT_MIN = np.finfo(np.float32).tiny
-
-_LossParameter = pb.LossParameter
+from caffe_margin.layers.checks import as_labels, canonical_axis, check_dtype
+from caffe_margin.layers.layer import BlobLike, Layer
+from caffe_margin.maths.softmax import FLT_MIN, NORMALIZATIONS, normalizer
 
 
 class SoftmaxWithLoss(Layer):
     """The layer ``type: "SoftmaxWithLoss"``, over float32 or float64.
 
-    `forward` takes scores, whose ``softmax_param { axis }`` (1) runs over the classes, and one
-    label for every other position; it returns the loss, a scalar, not yet times ``loss_weight``.
-    `backward` returns the gradient with respect to the scores, times ``loss_weight``.
+        >>> import numpy as np
+        >>> layer = SoftmaxWithLoss()
+        >>> loss = layer.forward(np.zeros((4, 10)), [1, 0, 7, 7])   # (M, N) scores, M labels
+        >>> float(loss), float(np.log(10))
+        (2.302585092994046, 2.302585092994046)
+        >>> layer.backward().shape                                  # times loss_weight
+        (4, 10)
+
+    `forward` takes scores and one label for every position outside the axis of the classes; it
+    returns the loss, a scalar, not yet times ``loss_weight``. `backward` returns the gradient with
+    respect to the scores, times ``loss_weight``.
+
+    Args:
+        axis: of the scores, the one over the classes.
+        ignore_label: samples with this label do not count.
+        normalization: what the summed loss is divided by: ``"FULL"``, ``"VALID"``,
+            ``"BATCH_SIZE"`` or ``"NONE"``; see `caffe_margin.maths.softmax.normalizer`.
+        loss_weight: a factor on the gradient.
+        name: what errors call the layer.
 
     Attributes:
         prob: the probabilities of the last forward, of the shape of the scores.
+
+    Raises:
+        TypeError: ``axis`` is no whole number, but a message, say.
+        ValueError: ``normalization`` is none of the above.
     """
 
     type = "SoftmaxWithLoss"
-    default_loss_weight = 1.0
 
-    def __init__(self, layer_param: pb.LayerParameter | None = None) -> None:
-        super().__init__(layer_param or pb.LayerParameter(type=self.type))
-        param = self.layer_param.loss_param
-        self._ignore_label = param.ignore_label if param.HasField("ignore_label") else None
-        if param.HasField("normalize") and not param.HasField("normalization"):
-            self._normalization = (
-                _LossParameter.VALID if param.normalize else _LossParameter.BATCH_SIZE
+    def __init__(
+        self,
+        *,
+        axis: int = 1,
+        ignore_label: int | None = None,
+        normalization: str = "VALID",
+        loss_weight: float = 1.0,
+        name: str = "",
+    ) -> None:
+        super().__init__(name, loss_weight)
+        if normalization not in NORMALIZATIONS:
+            raise ValueError(
+                f"normalization must be {', '.join(NORMALIZATIONS)}, not {normalization!r}"
             )
-        else:
-            self._normalization = param.normalization
+        self.axis = axis
+        self.ignore_label = ignore_label
+        self.normalization = normalization
+
+    @classmethod
+    def from_param(cls, layer_param: pb.LayerParameter) -> SoftmaxWithLoss:
+        """Make the layer that a message describes.
+
+            >>> from google.protobuf import text_format
+            >>> from caffe_margin.caffe_margin_pb2 import LayerParameter
+            >>> text = 'name: "loss" type: "SoftmaxWithLoss" loss_param { ignore_label: 255 }'
+            >>> SoftmaxWithLoss.from_param(text_format.Parse(text, LayerParameter())).ignore_label
+            255
+
+        Raises:
+            TypeError: ``layer_param`` is no LayerParameter.
+            ValueError: the layer is of another type.
+        """
+        param = cls.check_message(layer_param).loss_param
+        normalization = type(param).NormalizationMode.Name(param.normalization)
+        if param.HasField("normalize") and not param.HasField("normalization"):
+            normalization = "VALID" if param.normalize else "BATCH_SIZE"
+        return cls(
+            axis=layer_param.softmax_param.axis,
+            ignore_label=param.ignore_label if param.HasField("ignore_label") else None,
+            normalization=normalization,
+            loss_weight=(*layer_param.loss_weight, 1.0)[0],
+            name=layer_param.name,
+        )
 
     def _dimensions(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
         """Return outer_num, the number of classes and inner_num, for scores of a shape."""
-        axis = canonical_axis(
-            self.layer_param.softmax_param.axis, shape, self.layer_param.name or self.type
-        )
+        axis = canonical_axis(self.axis, shape, self.name)
         return math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
 
     def check(self, bottom: Sequence[BlobLike]) -> None:
@@ -66,18 +107,15 @@ class SoftmaxWithLoss(Layer):
             ValueError: shapes that disagree, a dtype that is not float32 or float64, or a label
                 that is NaN, infinite or outside [0, classes) and not ``ignore_label``.
         """
-        name = self.layer_param.name or self.type
-        if len(bottom) != 2:
-            raise ValueError(f"layer {name!r} needs scores and labels, not {len(bottom)} bottoms")
         scores, label = bottom[0].data, bottom[1].data
-        check_dtype(scores, f"bottom[0] of layer {name!r}")
+        check_dtype(scores, f"bottom[0] of layer {self.name!r}")
         outer_num, classes, inner_num = self._dimensions(scores.shape)
         if label.size != outer_num * inner_num:
             raise ValueError(
-                f"bottom[0] of layer {name!r} is {scores.shape}, {outer_num * inner_num} "
+                f"bottom[0] of layer {self.name!r} is {scores.shape}, {outer_num * inner_num} "
                 f"predictions of {classes} classes, but bottom[1], the labels, is {label.shape}"
             )
-        as_labels(label, classes, f"bottom[1] of layer {name!r}", self._ignore_label)
+        as_labels(label, classes, f"bottom[1] of layer {self.name!r}", self.ignore_label)
 
     def reshape(self, bottom: Sequence[BlobLike], top: Sequence[BlobLike]) -> None:
         """Shape the tops: the loss is a scalar, a second top holds the probabilities."""
@@ -97,7 +135,7 @@ class SoftmaxWithLoss(Layer):
 
         outer, class_, inner = self._label_indices(bottom)
         label_prob = prob[outer, class_, inner]
-        loss = 0 - np.log(np.maximum(label_prob, FLT_MIN.astype(prob.dtype))).sum()
+        loss = 0 - np.log(np.maximum(label_prob, prob.dtype.type(FLT_MIN))).sum()
         top[0].data[...] = loss / self._normalizer(shape, len(class_))
         if len(top) == 2:
             top[1].data[...] = self.prob
@@ -113,7 +151,7 @@ class SoftmaxWithLoss(Layer):
         diff = bottom[0].diff.reshape(shape)
         diff[...] = self.prob.reshape(shape)
         diff[outer, class_, inner] -= 1
-        if self._ignore_label is not None:
+        if self.ignore_label is not None:
             counted = np.zeros((shape[0], 1, shape[2]), bool)
             counted[outer, 0, inner] = True
             diff *= counted
@@ -126,19 +164,10 @@ class SoftmaxWithLoss(Layer):
         _, _, inner_num = self._dimensions(bottom[0].data.shape)
         label = bottom[1].data.reshape(-1).astype(np.intp)
         positions = np.arange(label.size)
-        if self._ignore_label is not None:
-            positions = positions[label != self._ignore_label]
+        if self.ignore_label is not None:
+            positions = positions[label != self.ignore_label]
         return positions // inner_num, label[positions], positions % inner_num
 
-    def _normalizer(self, shape: tuple[int, int, int], valid_count: int) -> float:
-        """Source: ``get_normalizer``; the maximum prevents NaN where every label is ignored."""
+    def _normalizer(self, shape: tuple[int, int, int], valid_count: int) -> int:
         outer_num, _, inner_num = shape
-        return max(
-            1,
-            {
-                _LossParameter.FULL: outer_num * inner_num,
-                _LossParameter.VALID: valid_count,
-                _LossParameter.BATCH_SIZE: outer_num,
-                _LossParameter.NONE: 1,
-            }[self._normalization],
-        )
+        return normalizer(self.normalization, outer_num, inner_num, valid_count)

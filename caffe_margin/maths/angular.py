@@ -1,91 +1,94 @@
-"""The mathematics of A-Softmax: psi_m, its derivative, and the schedule of lambda.
+"""The mathematics of A-Softmax: psi_m, its derivative, and the label's score.
 
 For theta in [k pi/m, (k+1) pi/m],
 
     psi_m(theta) = (-1)^k cos(m theta) - 2k,
 
 which falls from 1 at theta = 0 to 1 - 2m at theta = pi, and is continuous with a continuous
-derivative. As a function of c = cos(theta) it is a polynomial on each piece, and the signs below
-choose the piece. A sign is 0 where two pieces meet, and the formulas hold there as they stand.
+derivative. As a function of c = cos(theta) it is a polynomial on each piece: cos(m theta) is
+Chebyshev's T_m(c). k is how many of the m - 1 places where pieces meet, c = cos(j pi/m), lie above
+c. So with s_j = sign(c - cos(j pi/m))
 
-Source: SphereFace (Liu et al., CVPR 2017), equation 7 and the text below it; the signs are those
-of ``MarginInnerProductLayer::Forward_cpu``.
+    (-1)^k = s_1 s_2 ... s_(m-1),   -2k = (s_1 - 1) + (s_2 - 1) + ... + (s_(m-1) - 1).
+
+A sign is 0 where two pieces meet, and the formulas hold there as they stand.
+
+Source: SphereFace (Liu et al., CVPR 2017), equation 7 and the text below it. For m up to 4 these
+are the signs of ``MarginInnerProductLayer::Forward_cpu``.
 """
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+import math
+import operator
+
+from caffe_margin.maths.arrays import Array, ones_like, sign
 
 
-def _chebyshev(
-    c: NDArray[np.floating], m: int
-) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-    """Return cos(m theta) as a polynomial in c = cos(theta), and its derivative in c."""
-    if m == 1:
-        return c, np.ones_like(c)
-    if m == 2:
-        return 2 * c**2 - 1, 4 * c
-    if m == 3:
-        return 4 * c**3 - 3 * c, 12 * c**2 - 3
-    if m == 4:
-        return 8 * c**4 - 8 * c**2 + 1, 32 * c**3 - 16 * c
-    raise ValueError(f"m must be 1, 2, 3 or 4, not {m!r}")
-
-
-def _piece(c: NDArray[np.floating], m: int) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-    """Return (-1)^k, which is 0 where two pieces meet, and -2k."""
-    if m == 1:
-        return np.ones_like(c), np.zeros_like(c)
-    sign_0 = np.sign(c)
-    if m == 2:
-        return sign_0, sign_0 - 1
-    if m == 3:
-        sign_1 = np.sign(np.abs(c) - 0.5)
-        return sign_1, sign_0 * (1 + sign_1) - 2
-    sign_3 = sign_0 * np.sign(2 * c**2 - 1)
-    return sign_3, 2 * sign_0 + sign_3 - 3
-
-
-def psi(cos_theta: ArrayLike, m: int) -> NDArray[np.floating]:
+def psi(cos_theta: Array, m: int) -> Array:
     """Return psi_m(theta) for an array of cos(theta), in the array's shape and dtype.
 
     Raises:
-        ValueError: m is not 1, 2, 3 or 4.
+        ValueError: m is no whole number from 1 on.
     """
-    c = np.asarray(cos_theta)
-    cos_m_theta, _ = _chebyshev(c, m)
-    sign, offset = _piece(c, m)
-    return sign * cos_m_theta + offset
+    up, down = _piece(cos_theta, check_margin(m))
+    return up * _chebyshev(cos_theta, m) + down
 
 
-def psi_derivative(cos_theta: ArrayLike, m: int) -> NDArray[np.floating]:
+def psi_derivative(cos_theta: Array, m: int) -> Array:
     """Return d psi_m / d cos(theta), in the array's shape and dtype; it is never negative.
 
     Raises:
-        ValueError: m is not 1, 2, 3 or 4.
+        ValueError: m is no whole number from 1 on.
     """
-    c = np.asarray(cos_theta)
-    _, derivative = _chebyshev(c, m)
-    sign, _ = _piece(c, m)
-    return sign * derivative
+    up, _ = _piece(cos_theta, check_margin(m))
+    # T_m' = m U_(m-1), Chebyshev's polynomial of the second kind.
+    return up * (m * _chebyshev(cos_theta, m - 1, first=2))
 
 
-def annealed_lambda(
-    iteration: ArrayLike,
-    base: float,
-    gamma: float,
-    power: float,
-    lambda_min: float,
-    dtype: type[np.floating] = np.float32,
-) -> NDArray[np.floating]:
-    """Return lambda = max(base (1 + gamma iteration)^-power, lambda_min) at each iteration.
+def label_score(plain: Array, x_norm: Array | float, m: int, lambda_: Array | float) -> Array:
+    """Return |x| (psi_m + lambda cos(theta)) / (1 + lambda), the label's column of the output.
 
-    Every step is taken in ``dtype``, as ``Forward_cpu`` takes it in ``Dtype``. ``iteration`` is the
-    layer's count after it was raised: the first Forward of a net that starts at 0 sees 1.
+    At m = 1 there is no margin and lambda has no effect.
+
+    Args:
+        plain: |x| cos(theta), the inner product with the unit weight of the own class.
+        x_norm: |x|, of the same shape.
+        m: the margin.
+        lambda_: the weight of the plain inner product.
     """
-    iteration = np.asarray(iteration, dtype)
-    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        annealed = dtype(base) * (dtype(1) + dtype(gamma) * iteration) ** -dtype(power)
-        # std::max(a, b) is `a < b ? b : a`, which keeps a NaN; so does np.maximum.
-        return np.maximum(annealed, dtype(lambda_min))
+    if m == 1:
+        return plain
+    return (x_norm * psi(plain / x_norm, m) + lambda_ * plain) / (1 + lambda_)
+
+
+def check_margin(m: int) -> int:
+    """Return m.
+
+    Raises:
+        ValueError: it is no whole number from 1 on.
+    """
+    try:
+        if operator.index(m) >= 1:
+            return m
+    except TypeError:
+        pass
+    raise ValueError(f"m must be a whole number from 1 on, not {m!r}")
+
+
+def _chebyshev(c: Array, n: int, first: int = 1) -> Array:
+    """Return T_n(c), or U_n(c) where ``first`` is 2, by p_(n+1) = 2 c p_n - p_(n-1)."""
+    before, now = ones_like(c), first * c
+    for _ in range(n):
+        before, now = now, 2 * c * now - before
+    return before
+
+
+def _piece(c: Array, m: int) -> tuple[Array, Array]:
+    """Return (-1)^k, which is 0 where two pieces meet, and -2k."""
+    up, down = ones_like(c), 0 * ones_like(c)
+    for j in range(1, m):
+        # To 15 digits, so that the cosines of 60 and 90 degrees are 0.5 and 0.
+        above = sign(c - round(math.cos(j * math.pi / m), 15))
+        up, down = up * above, down + (above - 1)
+    return up, down

@@ -1,4 +1,4 @@
-"""Which gradient Backward computes: the authors', the exact one, or one between.
+"""Which gradient Backward computes: the exact one, the authors', the field's, or one between.
 
 With c = cos(theta_y) of a sample and its own class, w_y of unit length, the label's column of the
 layer's output is
@@ -12,76 +12,80 @@ and its derivatives with respect to x and to w_y (before w_y is projected) are
 
     coeff_w = psi_m'(c),   coeff_x = (psi_m(c) - c psi_m'(c)) / |x|.
 
-The C++ layer departs from this in three independent ways; a `GradientRule` says which.
+Code departs from this in four independent ways; a `GradientRule` says which.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import product
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from caffe_margin.maths import angular
+from caffe_margin.maths.angular import psi, psi_derivative
+from caffe_margin.maths.arrays import Array, hypot, ones_like
 
 
 @dataclass(frozen=True)
 class GradientRule:
-    """Three switches between the authors' gradient and the exact one.
+    """How a gradient departs from the exact one; with no departure it is the exact one.
+
+        >>> GradientRule.of("paper").departures
+        ('normalized coefficients', 'detached in weight', 'no projection')
+        >>> GradientRule(no_projection=True).name
+        'no projection'
 
     Attributes:
-        normalized_coefficients: divide coeff_w and coeff_x by sqrt(coeff_w^2 + coeff_x^2). The
+        normalized_coefficients: coeff_w and coeff_x are divided by sqrt(coeff_w^2 + coeff_x^2). The
             authors' trick; it reaches bottom.diff, and the weight's diff where the margin does.
-        margin_in_weight: let the label's column weigh (coeff_w + lambda)/(1 + lambda) in the
-            weight's gradient, rather than 1.
-        projection: carry the weight's gradient through the normalisation of the weight. A rule
-            with it leaves the stored weight alone; one without it stores the normalised weight,
-            as Caffe does.
+        detached_in_bottom: psi' is taken as 1 in bottom.diff, so that the margin moves the value
+            but not the direction.
+        detached_in_weight: psi' is taken as 1 in the weight's diff: the label's column weighs 1
+            there, and not (coeff_w + lambda) / (1 + lambda).
+        no_projection: the derivative of the weight's normalisation is left out. A rule that leaves
+            it out stores the normalised weight, as Caffe does; one that has it leaves the stored
+            weight alone.
     """
 
-    normalized_coefficients: bool
-    margin_in_weight: bool
-    projection: bool
+    normalized_coefficients: bool = False
+    detached_in_bottom: bool = False
+    detached_in_weight: bool = False
+    no_projection: bool = False
 
     @classmethod
     def of(cls, gradient: str | GradientRule) -> GradientRule:
-        """Return the rule that ``"paper"``, ``"exact"`` (in any case) or a rule stands for.
+        """Return the rule that a name of `NAMED_RULES` (in any case), or a rule, stands for.
 
         Raises:
-            ValueError: neither a rule nor one of the two names.
+            ValueError: it is neither.
         """
         if isinstance(gradient, cls):
             return gradient
         if isinstance(gradient, str) and gradient.lower() in NAMED_RULES:
             return NAMED_RULES[gradient.lower()]
+        *names, last = map(repr, NAMED_RULES)
         raise ValueError(
-            f"gradient must be {' or '.join(map(repr, NAMED_RULES))} or a GradientRule, "
-            f"not {gradient!r}"
+            f"gradient must be {', '.join(names)}, {last} or a GradientRule, not {gradient!r}"
         )
 
     @property
     def name(self) -> str:
-        """``paper``, ``exact``, or the departures from exact joined by ``+``."""
+        """``paper``, ``exact``, ``detached``, or the departures joined by ``+``."""
         for name, rule in NAMED_RULES.items():
             if self == rule:
                 return name
-        return "+".join(name for name, departs in self.departures.items() if departs)
+        return "+".join(self.departures)
 
     @property
-    def departures(self) -> dict[str, bool]:
-        """Whether the rule departs from the exact gradient, in each of the three ways."""
-        return {
-            "normalized coefficients": self.normalized_coefficients,
-            "no margin in weight": not self.margin_in_weight,
-            "no projection": not self.projection,
-        }
+    def departures(self) -> tuple[str, ...]:
+        """The names of the departures that it has."""
+        return tuple(f.name.replace("_", " ") for f in fields(self) if getattr(self, f.name))
 
 
-PAPER = GradientRule(normalized_coefficients=True, margin_in_weight=False, projection=False)
-EXACT = GradientRule(normalized_coefficients=False, margin_in_weight=True, projection=True)
-NAMED_RULES = {"paper": PAPER, "exact": EXACT}
-ALL_RULES = tuple(GradientRule(*switches) for switches in product((False, True), repeat=3))
+EXACT = GradientRule()
+PAPER = GradientRule(normalized_coefficients=True, detached_in_weight=True, no_projection=True)
+DETACHED = GradientRule(detached_in_bottom=True, detached_in_weight=True, no_projection=True)
+NAMED_RULES = {"paper": PAPER, "exact": EXACT, "detached": DETACHED}
+ALL_RULES = tuple(GradientRule(*switches) for switches in product((False, True), repeat=4))
 
 
 @dataclass(frozen=True)
@@ -94,36 +98,39 @@ class LabelCoefficients:
         weight: how much of x goes into the weight's diff at y, before any projection.
     """
 
-    w: NDArray[np.floating]
-    x: NDArray[np.floating]
-    weight: NDArray[np.floating]
+    w: Any
+    x: Any
+    weight: Any
 
 
 def label_coefficients(
-    cos_theta: NDArray[np.floating],
-    x_norm: NDArray[np.floating],
-    m: int,
-    lambda_: float | np.floating,
-    rule: GradientRule,
+    cos_theta: Array, x_norm: Array, m: int, lambda_: Array | float, rule: GradientRule
 ) -> LabelCoefficients:
     """Return the label's coefficients under a rule, in the dtype of the arrays.
 
     Args:
         cos_theta: cosine between each sample and its own class, (M,).
         x_norm: length of each sample, (M,).
-        m: the margin, 1 to 4. At 1 there is no margin and lambda has no effect.
+        m: the margin. At 1 there is none and lambda has no effect.
         lambda_: the weight of the plain inner product, in the arrays' dtype.
         rule: the gradient rule.
     """
-    one, zero = np.ones_like(cos_theta), np.zeros_like(cos_theta)
+    one = ones_like(cos_theta)
     if m == 1:
-        return LabelCoefficients(w=one, x=zero, weight=one)
-    coeff_w = angular.psi_derivative(cos_theta, m)
-    coeff_x = (angular.psi(cos_theta, m) - cos_theta * coeff_w) / x_norm
-    if rule.normalized_coefficients:
-        coeff_norm = np.hypot(coeff_w, coeff_x)
-        coeff_w, coeff_x = coeff_w / coeff_norm, coeff_x / coeff_norm
-    mixed = (coeff_w + lambda_) / (1 + lambda_)
+        return LabelCoefficients(w=one, x=0 * one, weight=one)
+
+    def coefficients(slope: Array) -> tuple[Array, Array]:
+        coeff_w, coeff_x = slope, (psi(cos_theta, m) - cos_theta * slope) / x_norm
+        if rule.normalized_coefficients:
+            coeff_norm = hypot(coeff_w, coeff_x)
+            return coeff_w / coeff_norm, coeff_x / coeff_norm
+        return coeff_w, coeff_x
+
+    w, x = true = coefficients(psi_derivative(cos_theta, m))
+    if rule.detached_in_bottom:
+        w, x = coefficients(one)
     return LabelCoefficients(
-        w=mixed, x=coeff_x / (1 + lambda_), weight=mixed if rule.margin_in_weight else one
+        w=(w + lambda_) / (1 + lambda_),
+        x=x / (1 + lambda_),
+        weight=one if rule.detached_in_weight else (true[0] + lambda_) / (1 + lambda_),
     )

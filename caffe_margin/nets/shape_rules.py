@@ -841,3 +841,19 @@ LAYER_TYPES: dict[str, LayerType] = {
     "LSTM": LayerType(_recurrent, (2, 5), (1, 3)),
     "LSTMUnit": LayerType(_lstm_unit, (3, 3), (2, 2)),
 }
+
+
+def check_counts(type: str, bottoms: int, tops: int) -> None:
+    """Raise ValueError unless a layer of a type may have so many bottoms and tops.
+
+    Source: Layer::CheckBlobCounts.
+    """
+    layer_type = LAYER_TYPES[type]
+    for what, number, (least, most) in (
+        ("bottoms", bottoms, layer_type.bottoms),
+        ("tops", tops, layer_type.tops),
+    ):
+        if not least <= number <= most:
+            wanted = f"at least {least}" if number < least else f"at most {most}"
+            wanted = str(least) if least == most else wanted
+            raise ValueError(f"the number of {what} must be {wanted}, and is {number}")

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from caffe_margin.layers.layer import FloatArray, describe
+from caffe_margin.layers.checks import describe
+from caffe_margin.maths.arrays import FloatArray
 
 RTOL: dict[np.dtype, float] = {np.dtype(np.float64): 1e-12, np.dtype(np.float32): 2e-6}
 """How far a blob may be from the recorded one, of the recorded one's largest magnitude."""

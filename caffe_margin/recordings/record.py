@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple
 from importlib import metadata
 
 import numpy as np
@@ -10,10 +9,11 @@ from google.protobuf import text_format
 from numpy.typing import NDArray
 
 from caffe_margin import caffe_margin_pb2 as pb
-from caffe_margin.layers.layer import FloatArray, describe
+from caffe_margin.layers.checks import describe
 from caffe_margin.layers.margin_inner_product import MarginInnerProduct
-from caffe_margin.maths.gradient import NAMED_RULES, GradientRule
-from caffe_margin.recordings.recording import FORMAT_VERSION
+from caffe_margin.maths.arrays import FloatArray
+from caffe_margin.maths.gradient import GradientRule
+from caffe_margin.recordings.recording import FORMAT_VERSION, as_recorded
 
 
 def record(
@@ -57,7 +57,7 @@ def record(
         caffes.top.append("lambda")
 
     rule = GradientRule.of(gradient)
-    layer = MarginInnerProduct(caffes, gradient=rule, engine=engine)
+    layer = MarginInnerProduct.from_param(caffes, gradient=rule, engine=engine)
     layer.param_propagate_down = [True]
     layer.weight = weight
     if weight_diff.shape != weight.shape or weight_diff.dtype != weight.dtype:
@@ -70,7 +70,7 @@ def record(
     return {
         "format_version": np.array(FORMAT_VERSION),
         "source": np.array(f"caffe_margin {metadata.version('caffe_margin')}"),
-        "rule": np.array(rule.name if rule.name in NAMED_RULES else list(astuple(rule))),
+        "rule": as_recorded(rule),
         "layer": np.array(text_format.MessageToString(pb.NetParameter(layer=[caffes]))),
         "forwards": np.array(1),
         "propagate_down": np.array([True, False]),

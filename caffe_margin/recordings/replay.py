@@ -14,9 +14,11 @@ from caffe_margin import caffe_margin_pb2 as pb
 from caffe_margin.files import prototxt
 from caffe_margin.files.npz import MAX_BYTES, read_arrays
 from caffe_margin.files.upgrade import upgrade_solver
-from caffe_margin.layers.layer import Blob, FloatArray, canonical_axis
+from caffe_margin.layers.checks import canonical_axis
+from caffe_margin.layers.layer import Blob
 from caffe_margin.layers.margin_inner_product import ENGINES, MarginInnerProduct
 from caffe_margin.layers.softmax_with_loss import SoftmaxWithLoss
+from caffe_margin.maths.arrays import FloatArray
 from caffe_margin.recordings.check import Check, Verification, compare_blob
 from caffe_margin.recordings.recording import FORMAT_VERSION, Recording
 from caffe_margin.solver.sgd import SGD
@@ -130,7 +132,7 @@ def _replay_layer(
         for key, blob in computed.items():
             yield compare_blob(key, engine, blob, recording.floats(key), rtol)
         if engine == "line_by_line":
-            private = layer.engine.private._asdict()  # type: ignore[union-attr]
+            private = layer.saved.private._asdict()  # type: ignore[union-attr]
             for key in sorted(recording.arrays):
                 name = key.removeprefix("internal_")
                 if name != key and name in private:
@@ -143,7 +145,7 @@ def _replay_layer(
 def _replay_softmax_loss(
     recording: Recording, layer_param: pb.LayerParameter, rtol: float | None
 ) -> Iterator[Check]:
-    layer = SoftmaxWithLoss(layer_param)
+    layer = SoftmaxWithLoss.from_param(layer_param)
     scores = recording.first_floats("bottom0_data")
     _check_logits(scores.shape, scores.dtype)
     loss = layer.forward(scores, recording.array("bottom1_data", "fiu"))
@@ -189,7 +191,7 @@ def _replay_head_sgd(recording: Recording, rtol: float | None) -> Iterator[Check
         layer = _make_layer(layer_param, recording, engine, weight_before)
         for x, y in zip(fc5, label, strict=True):
             layer.check([Blob(x), Blob(y)])
-        loss_layer, sgd = SoftmaxWithLoss(loss_param), SGD(solver_param)
+        loss_layer, sgd = SoftmaxWithLoss.from_param(loss_param), SGD(solver_param)
         computed = {key: np.full_like(array, np.nan) for key, array in recorded.items()}
         computed_after = {i: np.full_like(weight, np.nan) for i, weight in after.items()}
         for i in range(T):
@@ -305,6 +307,6 @@ def _check_logits(shape: tuple[int, ...], dtype: np.dtype) -> None:
 def _make_layer(
     layer_param: pb.LayerParameter, recording: Recording, engine: str, weight: FloatArray
 ) -> MarginInnerProduct:
-    layer = MarginInnerProduct(layer_param, gradient=recording.rule, engine=engine)
+    layer = MarginInnerProduct.from_param(layer_param, gradient=recording.rule, engine=engine)
     layer.weight = weight
     return layer

@@ -12,7 +12,6 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 try:
     import matplotlib
@@ -26,11 +25,12 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MultipleLocator, NullFo
 
 from caffe_margin.files.atomic import atomic_write
 from caffe_margin.maths.gradient import EXACT, PAPER, GradientRule
+from caffe_margin.solver.schedule import Curve
 from caffe_margin.study.compare import RuleMeasures
 from caffe_margin.study.descent import Descent
 from caffe_margin.study.gradient_check import CheckedDerivatives
 from caffe_margin.study.pull import Pulls
-from caffe_margin.study.study import MARGINS, CoeffNorm, Psi, Schedule, Study
+from caffe_margin.study.study import MARGINS, CoeffNorm, Psi, Study
 from caffe_margin.study.training import MODIFIED_SOFTMAX, SOFTMAX, Training
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
@@ -60,7 +60,7 @@ LINES: dict[str, dict[str, Any]] = {
     "exact": {"color": BLUE, "linestyle": "-", "linewidth": 2.6, "marker": "o"},
     "paper": {"color": VERMILION, "linestyle": (0, (5, 1.5)), "linewidth": 2.6, "marker": "s"},
     "normalized coefficients": {"color": GREEN, "linestyle": "--", "marker": "^"},
-    "no margin in weight": {"color": PURPLE, "linestyle": (0, (4, 1.5, 1, 1.5)), "marker": "D"},
+    "detached in weight": {"color": PURPLE, "linestyle": (0, (4, 1.5, 1, 1.5)), "marker": "D"},
     "no projection": {"color": ORANGE, "linestyle": ":", "marker": "v"},
     MODIFIED_SOFTMAX: {"color": BLACK, "linestyle": "--", "linewidth": 1.4, "marker": "x"},
     SOFTMAX: {"color": GREY, "linestyle": "-", "linewidth": 1.4, "marker": "+"},
@@ -91,7 +91,7 @@ def figures(study: Study) -> dict[str, Figure]:
     """Return every figure of the page by name, in the page's order."""
     with style():
         drawn = {
-            "schedule": schedule(study.schedule, study.comparison.iteration),
+            "schedule": schedule(study.annealing, study.comparison.iteration),
             "psi": psi(study.psi, study.pulls, study.comparison.m, study.comparison.lambda_),
             "pull": pull(study.pulls, study.pull_curves),
             "coeff_norm": coeff_norm(study.coeff_norm, study.pulls),
@@ -114,7 +114,7 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
         figure.savefig(unfinished, dpi=PER_INCH, format="png")
 
 
-def schedule(schedule: Schedule, iteration: int) -> Figure:
+def schedule(schedule: Curve, iteration: int) -> Figure:
     """Draw lambda over iterations, and where the page stands."""
     figure, (ax,) = _figure(3.2)
     ax.plot(schedule.iteration, schedule.lambda_, color=BLUE, label="λ")
@@ -431,17 +431,15 @@ def _power_of_two(exponent: float) -> str:
     return f"{2**exponent:.3g}" if exponent >= 0 else f"1/{2**-exponent:.3g}"
 
 
-def run_schedule(
-    iterations: NDArray[np.floating], values: NDArray[np.floating], reached: int | None, title: str
-) -> Figure:
+def run_schedule(curve: Curve, reached: int | None, title: str) -> Figure:
     """Draw lambda, and the share of the margin in force, over the Forwards of a run.
 
     Args:
-        iterations: the Forwards, rising.
-        values: lambda at each.
+        curve: lambda over the run.
         reached: the Forward at which lambda comes down to lambda_min; None where none does.
         title: what is above the picture.
     """
+    iterations, values = curve.iteration, curve.lambda_
     with style():
         figure = Figure(figsize=(WIDTH, 6.4), layout="constrained")
         above, below = figure.subplots(2, sharex=True)

@@ -7,15 +7,16 @@ import math
 import os
 import stat
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from google.protobuf.message import DecodeError
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from caffe_margin import caffe_margin_pb2 as pb
 from caffe_margin.files import prototxt
-from caffe_margin.maths import angular
+from caffe_margin.maths.annealing import Annealing, share_of_margin
 
 
 class Step(NamedTuple):
@@ -35,70 +36,70 @@ class Step(NamedTuple):
     note: str
 
 
-def steps(
-    param: pb.MarginInnerProductParameter, last: int, notes: Mapping[int, str] | None = None
-) -> list[Step]:
+def steps(annealing: Annealing, last: int, notes: Mapping[int, str] | None = None) -> list[Step]:
     """Return the Forwards of a run that are worth a look, in order.
 
     These are the first, the powers of ten, the one where lambda reaches lambda_min, and the last.
 
     Args:
-        param: the layer's parameters; its first Forward is ``iteration`` + 1.
+        annealing: the layer's.
         last: the last Forward.
         notes: more of them, and what to say of each.
 
     Raises:
         ValueError: lambda is not finite or not above -1 somewhere, which the layer refuses.
     """
-    first = param.iteration + 1
+    first = annealing.iteration + 1
     said: dict[int, list[str]] = {first: ["first"]}
     said |= {10**power: [] for power in range(len(str(last))) if 10**power > first}
     for iteration, note in {**(notes or {}), last: "last"}.items():
         said.setdefault(iteration, []).append(note)
-    reached = iteration_of_lambda_min(param)
+    reached = iteration_of_lambda_min(annealing)
     if reached is not None:
         said.setdefault(reached, []).insert(0, "lambda_min reached")
     within = sorted(iteration for iteration in said if first <= iteration <= last)
     return [
-        Step(iteration, value, share_of_margin(value), ", ".join(said[iteration]))
-        for iteration, value in zip(within, lambdas(param, within).tolist(), strict=True)
+        Step(iteration, value, _share(value), ", ".join(said[iteration]))
+        for iteration, value in zip(within, annealing.lambda_at(within).tolist(), strict=True)
     ]
 
 
-def lambdas(param: pb.MarginInnerProductParameter, iterations: ArrayLike) -> NDArray[np.float32]:
-    """Return lambda of each Forward, in float32, in which Caffe trains."""
-    p = param
-    return angular.annealed_lambda(iterations, p.base, p.gamma, p.power, p.lambda_min)
-
-
-def curve(
-    param: pb.MarginInnerProductParameter, last: int
-) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-    """Return Forwards evenly spread over the logarithm of a run, and lambda at each, to draw."""
-    first = max(param.iteration + 1, 1)
-    iterations = np.unique(np.rint(np.geomspace(first, max(last, first + 1), 2000)))
-    return iterations, lambdas(param, iterations).astype(np.float64)
-
-
-def share_of_margin(lambda_: float) -> float:
-    """Return 1 / (1 + lambda).
-
-    Raises:
-        ValueError: lambda is not finite or not above -1.
-    """
+def _share(lambda_: float) -> float:
     if not -1 < lambda_ < math.inf:
         raise ValueError(f"lambda is {lambda_:g}; it must be finite and above -1")
-    return 1 / (1 + lambda_)
+    return share_of_margin(lambda_)
 
 
-def iteration_of_lambda_min(param: pb.MarginInnerProductParameter) -> int | None:
+@dataclass(frozen=True)
+class Curve:
+    """Lambda over a run, to draw.
+
+    Attributes:
+        iteration: Forwards, rising, evenly spread over the logarithm of the run, (S,).
+        lambda_: lambda at each, (S,).
+    """
+
+    iteration: NDArray[np.intp]
+    lambda_: NDArray[np.floating]
+
+
+def curve(annealing: Annealing, last: int, through: int | None = None) -> Curve:
+    """Return lambda from the first Forward to the last, and at the one called ``through``."""
+    before = max(annealing.iteration, 0)  # the axis is logarithmic
+    spread = np.geomspace(1, max(last - before, 2), 2000).round().astype(np.intp)
+    iterations = np.unique(np.append(before + spread, last if through is None else through))
+    return Curve(iterations, annealing.lambda_at(iterations).astype(np.float64))
+
+
+def iteration_of_lambda_min(annealing: Annealing) -> int | None:
     """Return the first Forward at which lambda is lambda_min, or None where it never gets there."""
-    if param.base > param.lambda_min and (param.gamma <= 0 or param.power <= 0):
+    a = annealing
+    if a.base > a.lambda_min and (a.gamma <= 0 or a.power <= 0):
         return None
-    forwards = range(param.iteration + 1, 2**31)  # the C++ counts in an int
+    forwards = range(a.iteration + 1, 2**31)  # the C++ counts in an int
     # In float32 lambda gets there sooner than on paper, by thousands where the curve is flat.
     index = bisect.bisect_left(
-        forwards, True, key=lambda i: lambdas(param, [i])[0] <= np.float32(param.lambda_min)
+        forwards, True, key=lambda i: a.lambda_at(i) <= np.float32(a.lambda_min)
     )
     return forwards[index] if index < len(forwards) else None
 

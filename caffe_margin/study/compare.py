@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from caffe_margin import caffe_margin_pb2 as pb
-from caffe_margin.layers.layer import FloatArray
-from caffe_margin.layers.margin_inner_product import MarginInnerProduct, row_lengths
-from caffe_margin.layers.softmax_with_loss import SoftmaxWithLoss
+from caffe_margin.maths.arrays import FloatArray
 from caffe_margin.maths.gradient import EXACT, PAPER, GradientRule
+from caffe_margin.study.head import Batch, Gradients
 
 RULES = (
     EXACT,
     PAPER,
-    GradientRule(normalized_coefficients=True, margin_in_weight=True, projection=True),
-    GradientRule(normalized_coefficients=False, margin_in_weight=False, projection=True),
-    GradientRule(normalized_coefficients=False, margin_in_weight=True, projection=False),
+    GradientRule(normalized_coefficients=True),
+    GradientRule(detached_in_weight=True),
+    GradientRule(no_projection=True),
 )
 """The exact gradient, the paper's, and the exact one with each departure alone."""
 
@@ -124,66 +121,36 @@ class Comparison:
         }
 
 
-def compare(
-    layer_param: pb.LayerParameter,
-    x: FloatArray,
-    label: NDArray,
-    weight: FloatArray,
-    iteration: int,
-    track: Callable[[Iterable[GradientRule]], Iterable[GradientRule]] = iter,
-) -> Comparison:
+def compare(batch: Batch, rules: Iterable[GradientRule] = RULES) -> Comparison:
     """Run Forward and Backward under each of `RULES`, below SoftmaxWithLoss.
 
     Args:
-        layer_param: the MarginInnerProduct layer.
-        x: features, of the layer's bottom shape.
-        label: their labels.
-        weight: (N, K), in the dtype of x.
-        iteration: which Forward it is, for lambda; the prototxt's first is its ``iteration`` + 1.
-        track: wraps the rules as they are gone through, for a progress bar.
+        batch: features, labels and weight.
+        rules: `RULES`, which a caller may watch as they are gone through.
 
     Raises:
         ValueError: as `MarginInnerProduct`.
     """
-    exact: tuple[FloatArray, FloatArray] | None = None
+    found: dict[GradientRule, Gradients] = {}
     measures = []
-    for rule in track(RULES):
-        layer = MarginInnerProduct(layer_param, gradient=rule)
-        layer.param_propagate_down = [True]
-        layer.weight = weight
-        layer.iteration = iteration - 1
-        loss_layer = SoftmaxWithLoss(
-            pb.LayerParameter(type="SoftmaxWithLoss", softmax_param=pb.SoftmaxParameter(axis=-1))
-        )
-        loss = loss_layer.forward(layer.forward(x, label), label)
-        bottom_diff = layer.backward(loss_layer.backward())
-        weight_diff = layer.blobs[0].diff
-        if exact is None:
-            exact = bottom_diff, weight_diff
+    for rule in rules:
+        head = batch.head(rule)
+        found[rule] = gradients = head.gradients(batch.x, batch.label)
         measures.append(
             RuleMeasures(
                 rule,
-                Difference.between(bottom_diff, exact[0]),
-                Difference.between(weight_diff, exact[1]),
+                Difference.between(gradients.bottom_diff, found[EXACT].bottom_diff),
+                Difference.between(gradients.weight_diff, found[EXACT].weight_diff),
             )
         )
-    features = x.reshape(-1, weight.shape[1])
+    theta = batch.own_angles()
     return Comparison(
-        m=layer.m,
-        shape=(len(features), *weight.shape),
-        dtype=str(x.dtype),
-        iteration=iteration,
-        lambda_=float(layer.lambda_),
-        loss=float(loss),
-        theta=own_class_angles(features, np.asarray(label).reshape(-1), weight),
+        m=batch.m,
+        shape=(len(theta), *batch.weight.shape),
+        dtype=str(batch.x.dtype),
+        iteration=batch.iteration,
+        lambda_=float(head.layer.lambda_),
+        loss=gradients.loss,
+        theta=theta,
         measures=tuple(measures),
     )
-
-
-def own_class_angles(x: FloatArray, label: NDArray, weight: FloatArray) -> FloatArray:
-    """Return the angle between each sample and its own class, in radians, (M,)."""
-    own = weight[label.astype(np.intp)]
-    cos_theta = np.einsum("ik,ik->i", x, own) / (
-        row_lengths(x, "the features") * row_lengths(own, "the weight")
-    )
-    return np.arccos(np.clip(cos_theta, -1, 1))

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from caffe_margin.layers.layer import FloatArray
-from caffe_margin.maths import angular
+from caffe_margin.maths.angular import label_score
+from caffe_margin.maths.arrays import FloatArray
 from caffe_margin.maths.gradient import GradientRule
-from caffe_margin.study.objective import Objective, log_sum_exp
+from caffe_margin.maths.softmax import log_sum_exp
+from caffe_margin.study.objective import Objective
 
 STEPS = np.geomspace(1e-3, 10, 33)
 """Lengths of the step, over the length of what is moved."""
@@ -107,11 +108,8 @@ def descend(
         if blob == "weight":
             np.divide(scores, row_norm, out=scores)
         lengths = row_norm if blob == "bottom" else x_norm
-        own = scores[samples, label]
-        if m > 1:
-            cos_theta = np.clip(own / lengths, -1, 1)
-            own = (lengths * angular.psi(cos_theta, m) + lambda_ * own) / (1 + lambda_)
-            scores[samples, label] = own
+        own = label_score(scores[samples, label], lengths, m, lambda_)
+        scores[samples, label] = own
         return float(np.mean(log_sum_exp(scores) - own))
 
     return Descent(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from caffe_margin.layers.layer import FloatArray
-from caffe_margin.layers.margin_inner_product import row_lengths
+from caffe_margin.layers.checks import row_lengths
+from caffe_margin.maths.arrays import FloatArray
 
 LENGTH = 15.0
 """Mean length of the features, about that of a trained SphereFace net's."""

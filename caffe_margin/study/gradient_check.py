@@ -8,9 +8,10 @@ from functools import partial
 
 import numpy as np
 
-from caffe_margin.layers.layer import FloatArray
+from caffe_margin.maths.arrays import FloatArray
 from caffe_margin.maths.gradient import GradientRule
-from caffe_margin.study.objective import Gradients, Objective
+from caffe_margin.study.head import Gradients
+from caffe_margin.study.objective import Objective
 
 TOLERANCE = 1e-3
 """Largest disagreement that passes: the threshold that Caffe's own layer tests use."""

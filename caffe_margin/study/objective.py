@@ -9,24 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caffe_margin import caffe_margin_pb2 as pb
-from caffe_margin.layers.layer import FloatArray
-from caffe_margin.layers.margin_inner_product import MarginInnerProduct
-from caffe_margin.layers.softmax_with_loss import SoftmaxWithLoss
-from caffe_margin.maths import angular
+from caffe_margin.maths.annealing import Annealing
+from caffe_margin.maths.arrays import FloatArray
 from caffe_margin.maths.gradient import EXACT, GradientRule
-
-
-@dataclass(frozen=True)
-class Gradients:
-    """What Backward gives below SoftmaxWithLoss: of the mean loss of the batch.
-
-    Attributes:
-        bottom_diff: (M, K).
-        weight_diff: (N, K).
-    """
-
-    bottom_diff: FloatArray
-    weight_diff: FloatArray
+from caffe_margin.study.head import Gradients, Head
 
 
 @dataclass(frozen=True)
@@ -51,18 +37,11 @@ class Objective:
     @property
     def lambda_(self) -> float:
         """Lambda, computed in float64."""
-        p = self.layer_param.margin_inner_product_param
-        at = angular.annealed_lambda(
-            self.iteration, p.base, p.gamma, p.power, p.lambda_min, np.float64
-        )
-        return float(at)
+        annealing = Annealing.of(self.layer_param.margin_inner_product_param)
+        return float(annealing.lambda_at(self.iteration, np.float64))
 
-    def _layer(self, weight: FloatArray, rule: GradientRule) -> MarginInnerProduct:
-        layer = MarginInnerProduct(self.layer_param, gradient=rule, dtype=np.float64)
-        layer.param_propagate_down = [True]
-        layer.weight = weight
-        layer.iteration = self.iteration - 1
-        return layer
+    def _head(self, weight: FloatArray, rule: GradientRule) -> Head:
+        return Head(self.layer_param, weight, self.iteration, rule, np.float64)
 
     def loss_changes(
         self, x: FloatArray, weight: FloatArray
@@ -84,18 +63,8 @@ class Objective:
         return change
 
     def _scores(self, x: FloatArray, weight: FloatArray) -> FloatArray:
-        return self._layer(weight, EXACT).forward(x, self.label)
+        return self._head(weight, EXACT).layer.forward(x, self.label)
 
     def gradients(self, x: FloatArray, weight: FloatArray, rule: GradientRule) -> Gradients:
         """Return a rule's gradients at (x, weight)."""
-        layer, loss = self._layer(weight, rule), SoftmaxWithLoss()
-        loss.forward(layer.forward(x, self.label), self.label)
-        return Gradients(layer.backward(loss.backward()), layer.blobs[0].diff)
-
-
-def log_sum_exp(scores: FloatArray) -> FloatArray:
-    """Return log(sum(exp(scores))) of each row, (M,); the scores are overwritten."""
-    highest = scores.max(axis=1, keepdims=True)
-    scores -= highest
-    np.exp(scores, out=scores)
-    return np.log(scores.sum(axis=1)) + highest[:, 0]
+        return self._head(weight, rule).gradients(x, self.label)

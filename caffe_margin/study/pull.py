@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from caffe_margin.layers.layer import FloatArray
+from caffe_margin.maths.arrays import FloatArray
 from caffe_margin.maths.gradient import EXACT, PAPER, GradientRule, label_coefficients
 
 

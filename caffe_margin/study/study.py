@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from caffe_margin import caffe_margin_pb2 as pb
-from caffe_margin.layers.layer import FloatArray
-from caffe_margin.layers.margin_inner_product import row_lengths
+from caffe_margin.layers.checks import row_lengths
 from caffe_margin.maths import angular
+from caffe_margin.maths.arrays import FloatArray
 from caffe_margin.maths.gradient import EXACT, PAPER, GradientRule
+from caffe_margin.solver.schedule import Curve, curve
 from caffe_margin.study.compare import RULES, Comparison
 from caffe_margin.study.descent import Descent, descend
 from caffe_margin.study.gradient_check import CheckedDerivatives, check_gradients
-from caffe_margin.study.objective import Gradients, Objective
+from caffe_margin.study.head import Batch, Gradients
+from caffe_margin.study.objective import Objective
 from caffe_margin.study.pull import Pulls, coeff_norm, pulls
-from caffe_margin.study.training import Training, train
+from caffe_margin.study.training import Training
 
 MARGINS = (1, 2, 3, 4)
 
@@ -39,19 +39,6 @@ class Psi:
     cos_theta: FloatArray
     psi: FloatArray
     mixed: FloatArray
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """Lambda over iterations.
-
-    Attributes:
-        iteration: which Forward, rising, (S,).
-        lambda_: lambda there, (S,).
-    """
-
-    iteration: NDArray[np.intp]
-    lambda_: FloatArray
 
 
 @dataclass(frozen=True)
@@ -89,7 +76,7 @@ class Study:
 
     Attributes:
         comparison: the rules' gradients against the exact one's.
-        schedule: lambda, to ten times the iteration of the comparison.
+        annealing: lambda, to ten times the iteration of the comparison.
         psi: the functions.
         pulls: the label's pull of each sample.
         pull_curves: the same over theta from 0 to pi, at the median length of the features.
@@ -100,7 +87,7 @@ class Study:
     """
 
     comparison: Comparison
-    schedule: Schedule
+    annealing: Curve
     psi: Psi
     pulls: Pulls
     pull_curves: Pulls
@@ -147,70 +134,31 @@ class Study:
 
 def study(
     comparison: Comparison,
-    layer_param: pb.LayerParameter,
-    x: FloatArray,
-    label: NDArray,
-    weight: FloatArray,
-    *,
-    train_iterations: int = 0,
-    train_batch: int = 256,
-    solver_param: pb.SolverParameter | None = None,
+    batch: Batch,
+    training: Training | None = None,
     seed: int = 0,
-    track: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+    rules: Iterable[GradientRule] = RULES,
 ) -> Study:
     """Measure everything, beside a comparison that was made of the same batch.
 
-    The weight's rows are first brought to unit length, as Caffe's own Forward stores them, so that
-    every rule starts from the same place; then everything is computed in float64, but for the
-    training, which keeps the dtype of x.
+    The weight's rows are first brought to unit length, then everything is computed in float64.
 
     Args:
         comparison: what `compare` found on the batch.
-        layer_param: the MarginInnerProduct layer.
-        x: features, of the layer's bottom shape.
-        label: their labels.
-        weight: (N, K).
-        train_iterations: how many updates the heads are trained for; 0 for no training.
-        train_batch: samples in a batch there.
-        solver_param: how they are trained; needed where they are.
-        seed: for whatever is drawn.
-        track: wraps the steps as they are gone through, for a progress bar.
+        batch: features, labels and weight.
+        training: what `train` found on the batch, where it was asked for.
+        seed: for the directions of the gradient check.
+        rules: `RULES`, which a caller may watch as they are gone through.
     """
-    m, lambda_, iteration = comparison.m, comparison.lambda_, comparison.iteration
-    flat = pb.LayerParameter()
-    flat.CopyFrom(layer_param)
-    flat.ClearField("blobs")
-    flat.margin_inner_product_param.ClearField("axis")
-    x = np.ascontiguousarray(x).reshape(-1, weight.shape[1])
-    label = np.asarray(label).reshape(-1).astype(np.intp)
-    unit = weight.astype(np.float64)
-    unit /= row_lengths(unit, "the weight")[:, None]
-
-    samples = _sample_pulls(x, label, unit, m, lambda_)
+    m, lambda_ = comparison.m, comparison.lambda_
+    batch = batch.flattened()
+    samples = pulls(batch.own_angles(), row_lengths(batch.x, "the features"), m, lambda_)
     theta = np.linspace(0, np.pi, 1801)
     lengths = np.full_like(theta, np.median(samples.x_norm))
-    checks, descents = _checks_and_descents(
-        Objective(flat, label, iteration), x.astype(np.float64), unit, seed, track
-    )
-    training = None
-    if train_iterations:
-        if solver_param is None:
-            raise ValueError("training needs a solver_param")
-        training = train(
-            flat,
-            x,
-            label,
-            unit.astype(x.dtype),
-            iteration,
-            train_iterations,
-            train_batch,
-            solver_param,
-            seed,
-            track,
-        )
+    checks, descents = _checks_and_descents(batch, seed, rules)
     return Study(
         comparison=comparison,
-        schedule=_schedule(layer_param.margin_inner_product_param, iteration),
+        annealing=_annealing(batch),
         psi=_psi(lambda_),
         pulls=samples,
         pull_curves=pulls(theta, lengths, m, lambda_),
@@ -221,29 +169,21 @@ def study(
     )
 
 
-def _sample_pulls(
-    x: FloatArray, label: NDArray[np.intp], unit: FloatArray, m: int, lambda_: float
-) -> Pulls:
-    x = x.astype(np.float64)
-    x_norm = row_lengths(x, "the features")
-    cos_theta = np.einsum("ik,ik->i", x, unit[label]) / x_norm
-    return pulls(np.arccos(np.clip(cos_theta, -1, 1)), x_norm, m, lambda_)
-
-
 def _psi(lambda_: float) -> Psi:
     theta = np.linspace(0, np.pi, 361)
     c = np.cos(theta)
-    psi = np.stack([angular.psi(c, m) for m in MARGINS])
-    return Psi(theta, c, psi, (psi + lambda_ * c) / (1 + lambda_))
+    return Psi(
+        theta,
+        c,
+        psi=np.stack([angular.psi(c, m) for m in MARGINS]),
+        mixed=np.stack([angular.label_score(c, 1.0, m, lambda_) for m in MARGINS]),
+    )
 
 
-def _schedule(param: pb.MarginInnerProductParameter, iteration: int) -> Schedule:
-    first = param.iteration + 1
-    last = max(10 * (iteration - first + 1), 1000)
-    since = np.geomspace(1, last, 200).round().astype(np.intp)
-    iterations = np.unique(np.append(first - 1 + since, iteration))
-    at = angular.annealed_lambda(iterations, param.base, param.gamma, param.power, param.lambda_min)
-    return Schedule(iterations, at)
+def _annealing(batch: Batch) -> Curve:
+    first = batch.annealing.iteration + 1
+    last = first - 1 + max(10 * (batch.iteration - first + 1), 1000)
+    return curve(batch.annealing, last, through=batch.iteration)
 
 
 def _coeff_norm(x_norm: FloatArray, m: int) -> CoeffNorm:
@@ -253,20 +193,17 @@ def _coeff_norm(x_norm: FloatArray, m: int) -> CoeffNorm:
 
 
 def _checks_and_descents(
-    objective: Objective,
-    x: FloatArray,
-    unit: FloatArray,
-    seed: int,
-    track: Callable[[Iterable[Any]], Iterable[Any]],
+    batch: Batch, seed: int, rules: Iterable[GradientRule]
 ) -> tuple[tuple[CheckedDerivatives, ...], tuple[Descent, ...]]:
     """Check PAPER and EXACT; descend by each rule that gives the blob a gradient of its own."""
-    exact = objective.gradients(x, unit, EXACT)
-    kept: dict[GradientRule, Gradients] = {}
+    objective = Objective(batch.layer_param, batch.label, batch.iteration)
+    x, unit = batch.x, batch.weight
+    found: dict[GradientRule, Gradients] = {}
     descents = []
-    for rule in track(RULES):
-        gradients = exact if rule == EXACT else objective.gradients(x, unit, rule)
+    for rule in rules:
+        found[rule] = gradients = objective.gradients(x, unit, rule)
+        exact = found[EXACT]
         if rule in (PAPER, EXACT):
-            kept[rule] = gradients
             descents.append(
                 descend(
                     objective, x, unit, "bottom", rule, gradients.bottom_diff, exact.bottom_diff
@@ -275,7 +212,8 @@ def _checks_and_descents(
         descents.append(
             descend(objective, x, unit, "weight", rule, gradients.weight_diff, exact.weight_diff)
         )
-    checks = check_gradients(objective, x, unit, kept, np.random.default_rng(seed))
+    checked = {rule: found[rule] for rule in (EXACT, PAPER)}
+    checks = check_gradients(objective, x, unit, checked, np.random.default_rng(seed))
     return tuple(checks), tuple(sorted(descents, key=lambda walk: walk.blob))
 
 

@@ -42,7 +42,13 @@ def test_the_real_net_at_real_size(capsys):
     assert "M = 256, N = 10572, K = 512, float32" in captured.out
     assert "lambda    5 at iteration 1659, where lambda reaches lambda_min" in captured.out
     assert "drawn, angles to the own class cover 0 to pi" in captured.out
-    for rule in ("exact", "paper", "only normalized", "only no margin", "only no projection"):
+    for rule in (
+        "exact",
+        "paper",
+        "only normalized",
+        "only detached in weight",
+        "only no projection",
+    ):
         assert rule in captured.out
     # a pipe gets no progress bar
     assert captured.err == ""

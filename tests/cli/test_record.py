@@ -38,7 +38,7 @@ def out(tmp_path):
 @pytest.mark.parametrize("rule", ["paper", "exact"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_verify_passes(net, out, rule, dtype, capsys):
-    assert main(["record", net, "--rule", rule, "--dtype", dtype, "--out", str(out)]) == 0
+    assert main(["record", net, "--gradient", rule, "--dtype", dtype, "--out", str(out)]) == 0
     assert f"written   {out}" in capsys.readouterr().out
     recording = read_arrays(out)
     assert str(recording["rule"]) == rule
@@ -98,7 +98,7 @@ def test_the_seed_decides(net, tmp_path):
 def test_json(net, out, capsys):
     assert main(["record", net, "--json", "--out", str(out)]) == 0
     value = json.loads(capsys.readouterr().out)
-    assert (value["M"], value["N"], value["K"], value["rule"]) == (6, 5, 8, "paper")
+    assert (value["M"], value["N"], value["K"], value["gradient"]) == (6, 5, 8, "paper")
     assert value["path"] == str(out)
 
 
@@ -116,3 +116,10 @@ def test_mistakes_leave_no_file(net, out, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["record", net])
     capsys.readouterr()
+
+
+def test_the_option_of_old_says_what_it_is_called_now(net, out, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["record", net, "--rule", "exact", "--out", str(out)])
+    assert "--rule is --gradient now" in capsys.readouterr().err
+    assert not out.exists()

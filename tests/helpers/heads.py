@@ -3,6 +3,7 @@
 import numpy as np
 
 from caffe_margin import caffe_margin_pb2 as pb
+from helpers.psi import psi
 
 TYPES = ("SINGLE", "DOUBLE", "TRIPLE", "QUADRUPLE")
 LAMBDA = 1.5
@@ -29,11 +30,8 @@ def top(x, label, weight, m, lambda_=LAMBDA):
     scores = length[:, None] * cosine
     rows = np.arange(len(x))
     c = cosine[rows, label]
-    theta = np.arccos(c)
-    k = np.floor(m * theta / np.pi)
-    psi = (-1) ** k * np.cos(m * theta) - 2 * k
     if m > 1:
-        scores[rows, label] = length * (psi + lambda_ * c) / (1 + lambda_)
+        scores[rows, label] = length * (psi(np.arccos(c), m) + lambda_ * c) / (1 + lambda_)
     return scores
 
 

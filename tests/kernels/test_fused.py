@@ -3,7 +3,9 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from caffe_margin.kernels.fused import Fused, add_rows, blocks
+from caffe_margin.kernels import fused
+from caffe_margin.kernels.call import Call
+from caffe_margin.kernels.fused import add_rows, blocks
 from caffe_margin.kernels.row_passes import normalize, project
 from caffe_margin.maths.gradient import ALL_RULES
 
@@ -20,11 +22,10 @@ def test_no_scratch_of_the_outputs_size(rule):
     top, top_diff = np.empty((2, M, N), np.float32)
     top_diff[...] = 1
     bottom_diff, weight_diff = np.empty_like(x), np.zeros_like(weight)
-    engine = Fused(4, rule)
 
     tracemalloc.start()
-    engine.forward(np.float32(5), x, label, weight, *lengths, top)
-    engine.backward(top_diff, weight_diff, bottom_diff)
+    saved = fused.forward(Call(4, rule, np.float32(5), x, label, weight, *lengths), top)
+    fused.backward(saved, top_diff, weight_diff, bottom_diff)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 2 * (x.nbytes + weight.nbytes) < top.nbytes

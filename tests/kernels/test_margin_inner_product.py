@@ -6,15 +6,16 @@ RUN = """
 import numpy as np
 from caffe_margin.maths.gradient import PAPER
 from caffe_margin.kernels import caffe_math, margin_inner_product
+from caffe_margin.kernels.call import Call
 
 rng = np.random.default_rng(0)
 for m in (1, 2, 3, 4):
     for dtype in (np.float32, np.float64):
         x, weight = rng.normal(size=(3, 4)).astype(dtype), rng.normal(size=(5, 4)).astype(dtype)
         label, top = np.arange(3), np.empty((3, 5), dtype)
-        engine = margin_inner_product.LineByLine(m, PAPER)
-        engine.forward(dtype(5), x, label, weight, None, None, top)
-        engine.backward(top, np.zeros_like(weight), np.zeros_like(x))
+        call = Call(m, PAPER, dtype(5), x, label, weight, None, None)
+        saved = margin_inner_product.forward(call, top)
+        margin_inner_product.backward(saved, top, np.zeros_like(weight), np.zeros_like(x))
 modules = (caffe_math, margin_inner_product)
 functions = [f for m in modules for f in vars(m).values() if hasattr(f, "stats")]
 print(len(functions), sum(sum(f.stats.cache_misses.values()) for f in functions))

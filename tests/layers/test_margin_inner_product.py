@@ -11,15 +11,19 @@ from helpers.recorded import assert_blob, layer_param, load, recordings
 TYPES = ["SINGLE", "DOUBLE", "TRIPLE", "QUADRUPLE"]
 
 
-def make_layer(type_="QUADRUPLE", num_output=5, lambda_=None, tops=2, **options):
-    schedule = "" if lambda_ is None else f"base: {lambda_} lambda_min: {lambda_}"
+def make_param(type_="QUADRUPLE", num_output=5, lambda_=None, tops=2):
+    annealing = "" if lambda_ is None else f"base: {lambda_} lambda_min: {lambda_}"
     tops = "".join(f'top: "top{i}" ' for i in range(tops))
     text = f"""
         name: "fc6" type: "MarginInnerProduct" bottom: "fc5" bottom: "label" {tops}
         margin_inner_product_param {{
-          num_output: {num_output} type: {type_} weight_filler {{ type: "xavier" }} {schedule}
+          num_output: {num_output} type: {type_} weight_filler {{ type: "xavier" }} {annealing}
         }}"""
-    return MarginInnerProduct(text_format.Parse(text, pb.LayerParameter()), **options)
+    return text_format.Parse(text, pb.LayerParameter())
+
+
+def make_layer(type_="QUADRUPLE", num_output=5, lambda_=None, **options):
+    return MarginInnerProduct.from_param(make_param(type_, num_output, lambda_), **options)
 
 
 def make_batch(M=6, N=5, K=4, dtype=np.float64, seed=0):
@@ -43,7 +47,7 @@ def engine(request):
 @pytest.mark.parametrize("path", recordings("*_float[36]*.npz"))
 def test_recording(path, engine):
     recording = load(path)
-    layer = MarginInnerProduct(layer_param(recording), engine=engine)
+    layer = MarginInnerProduct.from_param(layer_param(recording), engine=engine)
     layer.weight = recording["blob0_data_before"]
     layer.blobs[0].diff[...] = recording["blob0_diff_before"]
     layer.param_propagate_down = list(recording["param_propagate_down"])
@@ -52,7 +56,6 @@ def test_recording(path, engine):
     for _ in range(int(recording["forwards"])):
         top = layer.forward(recording["bottom0_data"], recording["bottom1_data"])
         lambdas.append(layer.lambda_)
-        assert layer._top[1].data == layer.lambda_
     top_blob = Blob(top, recording["top0_diff"])
     bottom = Blob(recording["bottom0_data"])
     layer.backward_cpu([top_blob], list(recording["propagate_down"]), [bottom])
@@ -65,7 +68,7 @@ def test_recording(path, engine):
         assert_blob(bottom.diff, recording["bottom0_diff"], "bottom0_diff")
     if engine == "line_by_line":
         for name in (n for n in recording if n.startswith("internal_")):
-            private = getattr(layer.engine.private, name.removeprefix("internal_"))
+            private = getattr(layer.saved.private, name.removeprefix("internal_"))
             assert_blob(private, recording[name].ravel(), name)
 
 
@@ -186,8 +189,7 @@ def test_paper_rule_fails_the_gradient_check(type_, lambda_, engine):
 
 
 def test_lambda_anneals_and_iteration_counts_every_forward(engine):
-    layer = make_layer(engine=engine)
-    layer.param.base, layer.param.gamma, layer.param.lambda_min = 1000, 0.12, 5
+    layer = MarginInnerProduct(5, m=4, base=1000, gamma=0.12, lambda_min=5, engine=engine)
     x, label, *_ = make_batch()
     assert layer.iteration == 0
     seen = []
@@ -208,10 +210,10 @@ def test_stored_weight(rule, engine):
     layer.forward(x, label)
     assert layer.weight is stored
     lengths = np.linalg.norm(weight, axis=1, keepdims=True)
-    if rule.projection:
-        np.testing.assert_array_equal(stored, weight)
-    else:
+    if rule.no_projection:
         np.testing.assert_allclose(stored, weight / lengths, rtol=1e-15)
+    else:
+        np.testing.assert_array_equal(stored, weight)
 
 
 def test_backward_adds_to_the_weight_and_sets_the_bottom(engine):
@@ -252,11 +254,11 @@ def test_propagate_down(engine):
 
 
 def test_lr_mult_of_zero_freezes_the_weight():
-    layer_param = make_layer().layer_param
+    layer_param = make_param()
     layer_param.param.add(lr_mult=0)
-    assert MarginInnerProduct(layer_param).param_propagate_down == [False]
+    assert MarginInnerProduct.from_param(layer_param).param_propagate_down == [False]
     layer_param.param[0].lr_mult = 0.5
-    assert MarginInnerProduct(layer_param).param_propagate_down == [True]
+    assert MarginInnerProduct.from_param(layer_param).param_propagate_down == [True]
 
 
 def test_arguments_are_left_alone(engine):
@@ -300,13 +302,16 @@ def test_labels_are_truncated(engine):
         np.testing.assert_array_equal(top, tops[0])
 
 
-def test_one_top(engine):
-    x, label, weight, top_diff = make_batch()
-    one, two = make_layer(tops=1, engine=engine), make_layer(tops=2, engine=engine)
-    for layer in (one, two):
-        layer.weight = weight
-    np.testing.assert_array_equal(one.forward(x, label), two.forward(x, label))
-    np.testing.assert_array_equal(one.backward(top_diff), two.backward(top_diff))
+def test_second_top_is_lambda(engine):
+    x, label, weight, _ = make_batch()
+    layer = make_layer(engine=engine, lambda_=3)
+    layer.weight = weight
+    bottom, top = [Blob(x), Blob(label)], [Blob(np.empty(0)), Blob(np.empty(0))]
+    layer.check(bottom)
+    layer.reshape(bottom, top)
+    layer.forward_cpu(bottom, top)
+    np.testing.assert_array_equal(top[1].data, [3.0])
+    np.testing.assert_allclose(top[0].data, layer.forward(x, label), rtol=1e-13)
 
 
 def test_non_contiguous_arrays(engine):
@@ -363,9 +368,9 @@ def test_weight_is_filled_from_the_seed():
 
 def test_weight_from_blobs_in_the_message():
     _, _, weight, _ = make_batch(dtype=np.float32)
-    layer_param = make_layer().layer_param
+    layer_param = make_param()
     layer_param.blobs.add(num=1, channels=1, height=5, width=4, data=weight.ravel().tolist())
-    layer = MarginInnerProduct(layer_param)
+    layer = MarginInnerProduct.from_param(layer_param)
     np.testing.assert_array_equal(layer.weight, weight)
 
 
@@ -406,15 +411,16 @@ def test_from_net_with_layers_that_share_a_name():
         """,
         pb.NetParameter(),
     )
-    assert MarginInnerProduct.from_net(net).weight.shape == (7, 6)
+    layer = MarginInnerProduct.from_net(net)
+    assert (layer.num_output, layer.K) == (7, 6)
 
 
 def test_weight_in_the_message_of_a_wrong_shape():
     for shape in ((20,), (2, 5, 4), (4, 5)):
-        layer_param = make_layer().layer_param
+        layer_param = make_param()
         layer_param.blobs.add(data=[1.0] * int(np.prod(shape))).shape.dim.extend(shape)
         with pytest.raises(ValueError, match=r"weight.*\(5, K\)|weight.*must be \(N, K\)"):
-            MarginInnerProduct(layer_param)
+            MarginInnerProduct.from_param(layer_param)
 
 
 def test_from_net_learns_K_from_the_layer_below():
@@ -431,7 +437,7 @@ def test_from_net_learns_K_from_the_layer_below():
         pb.NetParameter(),
     )
     layer = MarginInnerProduct.from_net(net, "fc6")
-    assert layer.weight.shape == (7, 12)
+    assert (layer.num_output, layer.K) == (7, 12)
     assert layer.m == 3
     assert layer.gradient is EXACT
     assert MarginInnerProduct.from_net(net, gradient="paper").gradient is PAPER
@@ -454,14 +460,14 @@ def test_explicit_dtype():
 def test_bad_options():
     with pytest.raises(ValueError, match="'fused' or 'line_by_line'"):
         make_layer(engine="cuda")
-    with pytest.raises(ValueError, match="'paper' or 'exact'"):
+    with pytest.raises(ValueError, match="'paper', 'exact', 'detached' or a"):
         make_layer(gradient="true")
     with pytest.raises(ValueError, match="float32 or float64"):
         make_layer(dtype=np.float16)
     with pytest.raises(ValueError, match="num_output must be positive"):
         make_layer(num_output=0)
     with pytest.raises(ValueError, match="'InnerProduct', not 'MarginInnerProduct'"):
-        MarginInnerProduct(pb.LayerParameter(name="fc5", type="InnerProduct"))
+        MarginInnerProduct.from_param(pb.LayerParameter(name="fc5", type="InnerProduct"))
 
 
 # Bad input: a ValueError that names what is wrong, and nothing changed
@@ -528,8 +534,7 @@ def test_bad_first_forward_sets_nothing_up(engine):
 def test_first_forward_that_fails_on_the_weight_leaves_none(engine):
     """Caffe's default filler is the constant 0."""
     x, label, weight, _ = make_batch()
-    layer = make_layer(engine=engine)
-    layer.param.ClearField("weight_filler")
+    layer = MarginInnerProduct(5, weight_filler="constant", engine=engine)
     with pytest.raises(ValueError, match=r"row 0 of the weight.* is zero"):
         layer.forward(x[:, :2].copy(), label)
     assert not layer.blobs
@@ -586,14 +591,12 @@ def test_bad_top_diff(engine):
 
 def test_unusable_schedule(engine):
     x, label, *_ = make_batch()
-    layer = make_layer(engine=engine)
-    layer.param.gamma = -2
-    layer.param.power = 0.5
+    layer = MarginInnerProduct(5, gamma=-2, power=0.5, engine=engine)
     with pytest.raises(ValueError, match="lambda is nan at iteration 1"):
         layer.forward(x, label)
     assert layer.iteration == 0
 
 
 def test_weight_before_K_is_known():
-    with pytest.raises(ValueError, match="learns K from its first forward"):
+    with pytest.raises(ValueError, match="has no weight yet: its first forward draws it"):
         _ = make_layer().weight

@@ -30,11 +30,9 @@ def layers_apart(x, weight, label, m, lambda_, rule, loss_weight=1.0):
             }}""",
         pb.LayerParameter(),
     )
-    layer = cm.MarginInnerProduct(layer_param, gradient=rule, engine="line_by_line")
+    layer = cm.MarginInnerProduct.from_param(layer_param, gradient=rule, engine="line_by_line")
     layer.weight = weight
-    loss_layer = cm.SoftmaxWithLoss(
-        pb.LayerParameter(type="SoftmaxWithLoss", loss_weight=[loss_weight])
-    )
+    loss_layer = cm.SoftmaxWithLoss(loss_weight=loss_weight)
     loss = loss_layer.forward(layer.forward(x, label), label)
     bottom_diff = layer.backward(loss_layer.backward())
     return loss, bottom_diff, layer.blobs[0].diff, layer.weight
@@ -60,7 +58,7 @@ def blocks_of_few_classes(request, monkeypatch):
 def test_is_the_layers_apart(rule, m, dtype):
     x, weight, label = make_batch(dtype=dtype)
     expected = layers_apart(x, weight, label, m, 2.0, rule, loss_weight=3)
-    got = margin_softmax_loss(x, weight, label, m=m, lambda_=2.0, gradient=rule, loss_weight=3)
+    got = margin_softmax_loss(x, label, weight, m=m, lambda_=2.0, gradient=rule, loss_weight=3)
     for a, b in zip((*got, weight), expected, strict=True):
         assert_same(a, b, TOLERANCE[dtype])
 
@@ -68,7 +66,7 @@ def test_is_the_layers_apart(rule, m, dtype):
 @pytest.mark.parametrize("m", [1, 4])
 def test_exact_gradient_is_the_difference_quotient(m):
     x, weight, label = make_batch(M=5, N=4, K=3)
-    got = margin_softmax_loss(x, weight, label, m=m, lambda_=1, gradient="exact")
+    got = margin_softmax_loss(x, label, weight, m=m, lambda_=1, gradient="exact")
     for array, gradient in ((x, got.bottom_diff), (weight, got.weight_diff)):
         for index in np.ndindex(array.shape):
             kept = array[index]
@@ -76,7 +74,7 @@ def test_exact_gradient_is_the_difference_quotient(m):
             for step in (1e-6, -1e-6):
                 array[index] = kept + step
                 losses.append(
-                    margin_softmax_loss(x, weight, label, m=m, lambda_=1, gradient="exact").loss
+                    margin_softmax_loss(x, label, weight, m=m, lambda_=1, gradient="exact").loss
                 )
             array[index] = kept
             np.testing.assert_allclose(gradient[index], (losses[0] - losses[1]) / 2e-6, atol=1e-8)
@@ -85,7 +83,7 @@ def test_exact_gradient_is_the_difference_quotient(m):
 def test_loss_of_a_sample_ends_at_87_3365():
     x = np.array([[1000.0, 1.0], [1.0, 2.0]])
     weight = np.array([[1.0, 0.0], [-1.0, 0.0]])
-    loss = margin_softmax_loss(x[:1], weight, [1], m=1, gradient="exact").loss
+    loss = margin_softmax_loss(x[:1], [1], weight, m=1, gradient="exact").loss
     # -log(2^-126)
     np.testing.assert_allclose(loss, 126 * np.log(2), rtol=1e-15)
 
@@ -94,9 +92,9 @@ def test_a_sample_that_is_sure_keeps_its_loss_and_gradient():
     """In float32, near its own class, where log(sum) and the logit agree to every place."""
     weight = np.eye(3, dtype=np.float32)
     x = np.array([[16.0, 0.5, 0.25]], np.float32)
-    got = margin_softmax_loss(x, weight, [0], m=1, gradient="exact")
+    got = margin_softmax_loss(x, [0], weight, m=1, gradient="exact")
     expected = margin_softmax_loss(
-        x.astype(float), weight.astype(float), [0], m=1, gradient="exact"
+        x.astype(float), [0], weight.astype(float), m=1, gradient="exact"
     )
     assert expected.loss < 1e-6
     np.testing.assert_allclose(got.loss, expected.loss, rtol=1e-5)
@@ -108,26 +106,26 @@ def test_plain_logit_past_the_margin_does_not_overflow(monkeypatch):
     x = np.ones((1, 8), np.float32)
     x[0, 0] = 4
     x *= 200 / np.linalg.norm(x)
-    got = margin_softmax_loss(x, np.eye(8, dtype=np.float32), [0])
+    got = margin_softmax_loss(x, [0], np.eye(8, dtype=np.float32))
     assert np.isfinite(got.loss)
 
 
 def test_numpy_scalars_do_not_change_the_dtype():
     x, weight, label = make_batch(dtype=np.float32)
-    got = margin_softmax_loss(x, weight, label, lambda_=np.float64(5), loss_weight=np.float64(2))
+    got = margin_softmax_loss(x, label, weight, lambda_=np.float64(5), loss_weight=np.float64(2))
     assert {array.dtype for array in got} == {np.dtype(np.float32)}
 
 
 def test_features_that_are_rows_of_the_weight():
     _, weight, label = make_batch(M=4)
-    apart = margin_softmax_loss(weight[:4].copy(), weight.copy(), label)
-    for a, b in zip(margin_softmax_loss(weight[:4], weight, label), apart, strict=True):
+    apart = margin_softmax_loss(weight[:4].copy(), label, weight.copy())
+    for a, b in zip(margin_softmax_loss(weight[:4], label, weight), apart, strict=True):
         np.testing.assert_array_equal(a, b)
 
 
 def test_single_class():
     x = np.array([[1.0, 2.0]])
-    got = margin_softmax_loss(x, np.ones((1, 2)), [0])
+    got = margin_softmax_loss(x, [0], np.ones((1, 2)))
     assert got.loss == 0
     np.testing.assert_array_equal(got.bottom_diff, 0)
     np.testing.assert_array_equal(got.weight_diff, 0)
@@ -136,9 +134,9 @@ def test_single_class():
 def test_stored_weight():
     x, weight, label = make_batch()
     before = weight.copy()
-    margin_softmax_loss(x, weight, label, gradient=EXACT)
+    margin_softmax_loss(x, label, weight, gradient=EXACT)
     np.testing.assert_array_equal(weight, before)
-    margin_softmax_loss(x, weight, label, gradient=PAPER)
+    margin_softmax_loss(x, label, weight, gradient=PAPER)
     lengths = np.linalg.norm(before, axis=1, keepdims=True)
     np.testing.assert_allclose(weight, before / lengths, rtol=1e-15)
 
@@ -152,7 +150,7 @@ def test_logits_never_exist(monkeypatch):
     for gradient in ("paper", "exact"):
         x, weight, label = make_batch(M, N, K, np.float32)
         tracemalloc.start()
-        margin_softmax_loss(x, weight, label, gradient=gradient)
+        margin_softmax_loss(x, label, weight, gradient=gradient)
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert peak < weight.nbytes + logits // 4, gradient
@@ -177,45 +175,45 @@ def test_bad_input_changes_nothing(case, gradient):
     x, weight, label = spoil(*make_batch())
     before = weight.copy()
     with pytest.raises(ValueError, match=message):
-        margin_softmax_loss(x, weight, label, gradient=gradient)
+        margin_softmax_loss(x, label, weight, gradient=gradient)
     np.testing.assert_array_equal(weight, before)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"m": 5}, "m must be 1, 2, 3 or 4"),
+        ({"m": 2.5}, "m must be a whole number from 1 on"),
         ({"lambda_": -1}, "above -1"),
         ({"lambda_": np.nan}, "finite"),
         ({"loss_weight": np.nan}, "loss_weight is nan"),
-        ({"gradient": "true"}, "'paper' or 'exact'"),
+        ({"gradient": "true"}, "'paper', 'exact', 'detached' or a"),
     ],
 )
 def test_bad_options(options, message):
     x, weight, label = make_batch()
     before = weight.copy()
     with pytest.raises(ValueError, match=message):
-        margin_softmax_loss(x, weight, label, **options)
+        margin_softmax_loss(x, label, weight, **options)
     np.testing.assert_array_equal(weight, before)
 
 
 def test_weight_must_be_an_array():
     x, weight, label = make_batch()
     with pytest.raises(ValueError, match="numpy array, not list"):
-        margin_softmax_loss(x, weight.tolist(), label)
+        margin_softmax_loss(x, label, weight.tolist())
 
 
 def test_options_past_float32():
     x, weight, label = make_batch(dtype=np.float32)
     with pytest.raises(ValueError, match="lambda_ is inf"):
-        margin_softmax_loss(x, weight, label, lambda_=1e39)
+        margin_softmax_loss(x, label, weight, lambda_=1e39)
     with pytest.raises(ValueError, match="above -1"):
-        margin_softmax_loss(x, weight, label, lambda_=-1 + 1e-9)
+        margin_softmax_loss(x, label, weight, lambda_=-1 + 1e-9)
 
 
 def test_read_only_weight():
     x, weight, label = make_batch()
     weight.flags.writeable = False
-    margin_softmax_loss(x, weight, label, gradient="exact")
+    margin_softmax_loss(x, label, weight, gradient="exact")
     with pytest.raises(ValueError, match="read-only"):
-        margin_softmax_loss(x, weight, label)
+        margin_softmax_loss(x, label, weight)

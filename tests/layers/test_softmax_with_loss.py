@@ -3,12 +3,14 @@ import pytest
 from google.protobuf import text_format
 
 from caffe_margin import caffe_margin_pb2 as pb
-from caffe_margin.layers.softmax_with_loss import FLT_MIN, SoftmaxWithLoss
+from caffe_margin.layers.layer import Blob
+from caffe_margin.layers.softmax_with_loss import SoftmaxWithLoss
+from caffe_margin.maths.softmax import FLT_MIN
 from helpers.recorded import assert_blob, layer_param, load, recordings
 
 
 def make_layer(text=""):
-    return SoftmaxWithLoss(
+    return SoftmaxWithLoss.from_param(
         text_format.Parse(f'name: "loss" type: "SoftmaxWithLoss" {text}', pb.LayerParameter())
     )
 
@@ -22,7 +24,7 @@ def batch(request):
 @pytest.mark.parametrize("path", recordings("softmax_loss_*.npz"))
 def test_recording(path):
     recording = load(path)
-    layer = SoftmaxWithLoss(layer_param(recording))
+    layer = SoftmaxWithLoss.from_param(layer_param(recording))
     loss = layer.forward(recording["bottom0_data"], recording["bottom1_data"])
     assert_blob(loss, recording["top0_data"], "top0_data")
     assert_blob(layer.backward(), recording["bottom0_diff"], "bottom0_diff")
@@ -155,7 +157,11 @@ def test_axis_and_second_top(batch):
     np.testing.assert_allclose(
         layer.forward(transposed, label), make_layer().forward(scores, label), rtol=1e-6
     )
-    np.testing.assert_array_equal(layer._top[1].data, layer.prob)
+    loss, prob = Blob(np.empty((), scores.dtype)), Blob(np.empty(0, scores.dtype))
+    layer.reshape([Blob(transposed), Blob(label)], [loss, prob])
+    layer.forward_cpu([Blob(transposed), Blob(label)], [loss, prob])
+    np.testing.assert_array_equal(prob.data, layer.prob)
+    np.testing.assert_allclose(prob.data.sum(axis=0), 1, rtol=1e-6)
 
 
 def test_large_scores_do_not_overflow(batch):

@@ -1,33 +1,24 @@
 import numpy as np
 import pytest
+import torch
 
 from caffe_margin.maths import angular
+from helpers.psi import psi, slope
 
 THETA = np.linspace(0, np.pi, 20001)
-MARGINS = [1, 2, 3, 4]
-
-
-def psi_of_theta(theta, m):
-    """The paper's definition, in theta."""
-    k = np.minimum(np.floor(m * theta / np.pi), m - 1)
-    return (-1) ** k * np.cos(m * theta) - 2 * k
+MARGINS = [1, 2, 3, 4, 5, 6, 9]
 
 
 @pytest.mark.parametrize("m", MARGINS)
 def test_psi_is_the_papers_definition(m):
-    np.testing.assert_allclose(
-        angular.psi(np.cos(THETA), m), psi_of_theta(THETA, m), rtol=0, atol=1e-14
-    )
+    np.testing.assert_allclose(angular.psi(np.cos(THETA), m), psi(THETA, m), rtol=0, atol=m * 1e-14)
 
 
 @pytest.mark.parametrize("m", MARGINS)
 def test_psi_derivative_is_the_slope(m):
-    # d psi / d cos = (d psi / d theta) / (-sin theta) = m (-1)^k sin(m theta) / sin(theta)
     theta = THETA[1:-1]
-    k = np.minimum(np.floor(m * theta / np.pi), m - 1)
-    expected = m * (-1) ** k * np.sin(m * theta) / np.sin(theta)
     np.testing.assert_allclose(
-        angular.psi_derivative(np.cos(theta), m), expected, rtol=0, atol=1e-11
+        angular.psi_derivative(np.cos(theta), m), slope(theta, m), rtol=0, atol=m * 1e-11
     )
 
 
@@ -41,8 +32,8 @@ def test_ends_and_kinks(m):
     # where two pieces meet, theta = k pi / m, psi is (-1)^k cos(k pi) - 2k = 1 - 2k and level
     for k in range(1, m):
         c = np.cos(k * np.pi / m)
-        np.testing.assert_allclose(angular.psi(c, m), 1 - 2 * k, atol=1e-14)
-        np.testing.assert_allclose(angular.psi_derivative(c, m), 0, atol=1e-14)
+        np.testing.assert_allclose(angular.psi(c, m), 1 - 2 * k, atol=m * 1e-14)
+        np.testing.assert_allclose(angular.psi_derivative(c, m), 0, atol=m**2 * 1e-14)
 
 
 @pytest.mark.parametrize(("c", "m", "value"), [(0.0, 2, -1), (0.0, 4, -3), (0.5, 3, -1)])
@@ -58,22 +49,47 @@ def test_psi_keeps_dtype_and_shape():
         assert angular.psi(c, m).shape == (2, 3)
 
 
-@pytest.mark.parametrize("m", [0, 5, 2.5])
+@pytest.mark.parametrize("m", [0, -1, 2.5, None])
 def test_no_other_margin(m):
-    with pytest.raises(ValueError, match="m must be 1, 2, 3 or 4"):
+    with pytest.raises(ValueError, match="m must be a whole number from 1 on"):
         angular.psi(0.5, m)
 
 
-def test_annealed_lambda_follows_the_closed_form():
-    iteration = np.array([1, 2, 10, 1000, 10**6])
-    got = angular.annealed_lambda(iteration, 1000, 0.12, 1, 5, np.float64)
-    # 1 + 0.12 t is 1.12, 1.24, 2.2, 121, 120001; lambda_min takes over at t = 1659
-    expected = [1000 / 1.12, 1000 / 1.24, 1000 / 2.2, 1000 / 121, 5]
-    np.testing.assert_allclose(got, expected, rtol=1e-15)
+@pytest.mark.parametrize("m", MARGINS)
+def test_label_score(m):
+    length, lambda_ = np.linspace(0.1, 30, len(THETA)), 5.0
+    plain = length * np.cos(THETA)
+    expected = length * (psi(THETA, m) + lambda_ * np.cos(THETA)) / (1 + lambda_)
+    np.testing.assert_allclose(
+        angular.label_score(plain, length, m, lambda_),
+        plain if m == 1 else expected,
+        rtol=0,
+        atol=m * 1e-12,
+    )
 
 
-def test_annealed_lambda_computes_in_its_dtype():
-    got = angular.annealed_lambda([1, 2, 3], 1000, 0.12, 1, 5)
-    assert got.dtype == np.float32
-    # recorded from Caffe, in float32
-    np.testing.assert_array_equal(got, np.float32([892.8571, 806.4516, 735.2941]))
+# The same formulas over PyTorch's arrays
+
+C = torch.cos(torch.linspace(0.01, 3.1, 101, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("m", MARGINS)
+def test_tensors_are_taken_as_arrays_are(m):
+    for function in (angular.psi, angular.psi_derivative):
+        got = function(C, m)
+        assert isinstance(got, torch.Tensor)
+        np.testing.assert_allclose(got.numpy(), function(C.numpy(), m), rtol=1e-14)
+
+
+@pytest.mark.parametrize("m", MARGINS)
+def test_autograd_of_psi_is_its_derivative(m):
+    c = C.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(angular.psi(c, m).sum(), c)
+    torch.testing.assert_close(gradient, angular.psi_derivative(C, m))
+
+
+@pytest.mark.parametrize("m", [1, 4, 5])
+def test_vmap_and_compile(m):
+    torch.testing.assert_close(torch.vmap(lambda c: angular.psi(c, m))(C), angular.psi(C, m))
+    compiled = torch.compile(angular.psi, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(C, m), angular.psi(C, m))

@@ -1,22 +1,33 @@
 import numpy as np
 import pytest
+import torch
 
-from caffe_margin.maths.gradient import ALL_RULES, EXACT, PAPER, GradientRule, label_coefficients
+from caffe_margin.maths.gradient import (
+    ALL_RULES,
+    DETACHED,
+    EXACT,
+    PAPER,
+    GradientRule,
+    label_coefficients,
+)
+from helpers.psi import psi, slope
 
 
 def test_names():
     assert GradientRule.of("paper") is PAPER
     assert GradientRule.of("EXACT") is EXACT
     assert GradientRule.of(EXACT) is EXACT
-    assert (PAPER.name, EXACT.name) == ("paper", "exact")
-    assert len({rule.name for rule in ALL_RULES}) == len(ALL_RULES) == 8
-    assert PAPER in ALL_RULES
-    assert EXACT in ALL_RULES
+    assert GradientRule.of("detached") is DETACHED
+    assert (PAPER.name, EXACT.name, DETACHED.name) == ("paper", "exact", "detached")
+    assert len({rule.name for rule in ALL_RULES}) == len(ALL_RULES) == 16
+    assert {PAPER, EXACT, DETACHED} <= set(ALL_RULES)
+    assert EXACT.departures == ()
+    assert DETACHED.departures == ("detached in bottom", "detached in weight", "no projection")
 
 
 @pytest.mark.parametrize("gradient", ["exakt", None, 3, ""])
 def test_unknown_rule(gradient):
-    with pytest.raises(ValueError, match="'paper' or 'exact' or a GradientRule"):
+    with pytest.raises(ValueError, match="'paper', 'exact', 'detached' or a GradientRule"):
         GradientRule.of(gradient)
 
 
@@ -36,17 +47,53 @@ def test_coefficients_are_the_cpp_formulas(m, lambda_):
             -(s * (24 * cos**4 - 8 * cos**2 - 1) + 2 * k) / x_norm,
         ),
     }[m]
-    norm = np.sqrt(coeff_w**2 + coeff_x**2)
+    theta = np.arccos(cos)
+    detached = np.ones(200), (psi(theta, m) - cos) / x_norm
+
+    def normalized(w, x):
+        return w / np.sqrt(w**2 + x**2), x / np.sqrt(w**2 + x**2)
 
     for rule in ALL_RULES:
-        w, x = (
-            (coeff_w / norm, coeff_x / norm) if rule.normalized_coefficients else (coeff_w, coeff_x)
+        true, bottom = (
+            (coeff_w, coeff_x),
+            detached if rule.detached_in_bottom else (coeff_w, coeff_x),
         )
+        if rule.normalized_coefficients:
+            true, bottom = normalized(*true), normalized(*bottom)
         got = label_coefficients(cos, x_norm, m, lambda_, rule)
-        np.testing.assert_allclose(got.w, (w + lambda_) / (1 + lambda_), rtol=1e-9, atol=1e-9)
-        np.testing.assert_allclose(got.x, x / (1 + lambda_), rtol=1e-9, atol=1e-9)
-        expected = (w + lambda_) / (1 + lambda_) if rule.margin_in_weight else np.ones(200)
+        np.testing.assert_allclose(
+            got.w, (bottom[0] + lambda_) / (1 + lambda_), rtol=1e-9, atol=1e-9
+        )
+        np.testing.assert_allclose(got.x, bottom[1] / (1 + lambda_), rtol=1e-9, atol=1e-9)
+        expected = np.ones(200) if rule.detached_in_weight else (true[0] + lambda_) / (1 + lambda_)
         np.testing.assert_allclose(got.weight, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("m", [2, 3, 4, 5, 7])
+def test_exact_coefficients_are_the_gradient(m):
+    """Of f = |x| (psi(c) + lambda c) / (1 + lambda), with psi's slope from its definition."""
+    rng = np.random.default_rng(m)
+    x, w = rng.normal(size=(2, 50, 3))
+    w /= np.linalg.norm(w, axis=1, keepdims=True)
+    length = np.linalg.norm(x, axis=1)
+    cos = (x * w).sum(axis=1) / length
+    got = label_coefficients(cos, length, m, 2.0, EXACT)
+    theta = np.arccos(cos)
+    # d|x|/dx = x/|x|, dc/dx = (w - c x/|x|)/|x|
+    along = (psi(theta, m) + 2 * cos) / 3
+    turn = (slope(theta, m) + 2) / 3
+    toward = x / length[:, None]
+    expected = along[:, None] * toward + turn[:, None] * (w - cos[:, None] * toward)
+    np.testing.assert_allclose(got.w[:, None] * w + got.x[:, None] * x, expected, atol=1e-11)
+
+
+def test_tensors_are_taken_as_arrays_are():
+    cos, length = np.linspace(-0.99, 0.99, 50), np.linspace(0.1, 30, 50)
+    for rule in ALL_RULES:
+        expected = label_coefficients(cos, length, 4, 5.0, rule)
+        got = label_coefficients(torch.from_numpy(cos), torch.from_numpy(length), 4, 5.0, rule)
+        for a, b in ((got.w, expected.w), (got.x, expected.x), (got.weight, expected.weight)):
+            np.testing.assert_allclose(a.numpy(), b, rtol=1e-13)
 
 
 def test_single_has_no_margin_under_any_rule():

@@ -346,7 +346,7 @@ OTHERS = {
     "two layers": (LAYER, {"layer": np.array("layer {} layer {}")}, "holds 2 layers"),
     "other layer": (LAYER, {"layer": np.array('layer { type: "ReLU" }')}, "type 'ReLU'"),
     "no prototxt": (LAYER, {"layer": np.array("layer { name: ")}, "layer:1"),
-    "rule": (LAYER, {"rule": np.array("true")}, "'paper' or 'exact'"),
+    "rule": (LAYER, {"rule": np.array("true")}, "'paper', 'exact', 'detached' or a"),
     "switches": (LAYER, {"rule": np.array([True])}, r"rule is \(1,\) bool"),
     "label": (LAYER, {"bottom1_data": np.full(24, 99.0)}, "row 0 .* label 99"),
     "zero weight": (LAYER, {"blob0_data_before": np.zeros((10, 16))}, "row 0 of the weight"),

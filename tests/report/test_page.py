@@ -207,7 +207,7 @@ def test_the_layer(page, numbers, by_definition):
     assert number(shown["λ"]) == pytest.approx(LAMBDA, rel=5e-4)
     assert number(shown["loss"].split()[0]) == pytest.approx(by_definition["loss"], rel=5e-4)
     assert numbers["comparison"]["loss"] == pytest.approx(by_definition["loss"], rel=1e-9)
-    at = numbers["schedule"]
+    at = numbers["annealing"]
     np.testing.assert_allclose(
         at["lambda"], np.maximum(50 / (1 + 0.5 * np.array(at["iteration"])), 2), rtol=1e-6
     )
@@ -549,8 +549,9 @@ def test_a_training_that_diverges(files, tmp_path, capsys):
 
 
 def test_no_folder_is_no_page(files, capsys):
-    assert main(arguments(files, "")) == 2
-    assert "--report needs the name of a folder" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments(files, ""))
+    assert "--report: an empty string is no name of a file" in capsys.readouterr().err
 
 
 def test_a_zero_row_is_named(tmp_path, files, batch, capsys):

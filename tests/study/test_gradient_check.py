@@ -3,7 +3,8 @@ import pytest
 
 from caffe_margin.maths.gradient import EXACT, PAPER
 from caffe_margin.study.gradient_check import check_gradients
-from caffe_margin.study.objective import Gradients, Objective
+from caffe_margin.study.head import Gradients
+from caffe_margin.study.objective import Objective
 from helpers.heads import LAMBDA, batch, layer_param, loss, numeric_gradient, top
 
 
@@ -74,7 +75,7 @@ def test_single_fails_by_the_projection_alone():
 
 
 def test_a_gradient_off_by_a_hundredth_fails():
-    found = checked(4, lambda g: Gradients(1.01 * g.bottom_diff, 1.01 * g.weight_diff))
+    found = checked(4, lambda g: Gradients(g.loss, 1.01 * g.bottom_diff, 1.01 * g.weight_diff))
     for blob in ("bottom", "weight"):
         assert not found[EXACT, blob].passes
 

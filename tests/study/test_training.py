@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from caffe_margin import caffe_margin_pb2 as pb
+from caffe_margin.study.head import Batch
 from caffe_margin.study.training import MODIFIED_SOFTMAX, SOFTMAX, train
 from helpers.heads import LAMBDA, batch, layer_param, loss, numeric_gradient, top
 
@@ -53,7 +54,7 @@ def by_hand(name, m):
 @pytest.fixture(scope="module")
 def training():
     x, label, weight = batch()
-    return train(layer_param(3), x, label, weight, 1, ITERATIONS, 100, SOLVER, seed=0)
+    return train(Batch(layer_param(3), 1, x, label, weight), ITERATIONS, 100, SOLVER, seed=0)
 
 
 @pytest.mark.parametrize("name", ["exact", "paper", MODIFIED_SOFTMAX, SOFTMAX])
@@ -79,7 +80,7 @@ def test_what_the_runs_share(training):
         "exact",
         "paper",
         "normalized coefficients",
-        "no margin in weight",
+        "detached in weight",
         "no projection",
         MODIFIED_SOFTMAX,
         SOFTMAX,
@@ -98,7 +99,7 @@ def test_lambda_falls_on():
     param.margin_inner_product_param.base = 100
     param.margin_inner_product_param.gamma = 1
     param.margin_inner_product_param.power = 1
-    found = train(param, x, label, weight, 9, 10, 4, SOLVER, seed=0)
+    found = train(Batch(param, 9, x, label, weight), 10, 4, SOLVER, seed=0)
     np.testing.assert_allclose(found.lambdas, [100 / 10, 100 / 20], rtol=1e-6)
     scores = top(x, label, weight, 4, lambda_=10.0)
     first = np.mean(np.log(np.exp(scores).sum(axis=1)) - scores[np.arange(len(x)), label])
@@ -110,13 +111,13 @@ def test_a_rate_that_diverges_is_named(lr):
     x, label, weight = (part.astype(kind) for part, kind in zip(batch(), "fif", strict=True))
     solver = pb.SolverParameter(base_lr=lr, lr_policy="fixed", momentum=0.9)
     with pytest.raises(ValueError, match=r"'exact' diverged at iteration 1: .*--lr"):
-        train(layer_param(3), x, label, weight, 1, ITERATIONS, 100, solver, seed=0)
+        train(Batch(layer_param(3), 1, x, label, weight), ITERATIONS, 100, solver, seed=0)
 
 
 def test_batches_take_every_sample_before_any_comes_again():
-    from caffe_margin.study.training import _batches
+    from caffe_margin.study.training import _samples
 
-    batches = _batches(10, 4, np.random.default_rng(0))
+    batches = _samples(10, 4, np.random.default_rng(0))
     drawn = np.concatenate([next(batches) for _ in range(5)])
     np.testing.assert_array_equal(np.sort(drawn[:10]), range(10))
     np.testing.assert_array_equal(np.sort(drawn[10:]), range(10))

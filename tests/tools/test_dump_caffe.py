@@ -61,11 +61,11 @@ class Net:
                 self.blobs[top] = Blob(np.empty((0,), np.float32))
             top = [self.blobs[name] for name in layer_param.top]
             if layer_param.type == "MarginInnerProduct":
-                layer = MarginInnerProduct(layer_param, rng=0)
+                layer = MarginInnerProduct.from_param(layer_param, rng=0)
                 layer.layer_setup(bottom, top)
                 self.params[layer_param.name] = layer.blobs
             else:
-                layer = SoftmaxWithLoss(layer_param)
+                layer = SoftmaxWithLoss.from_param(layer_param)
             layer.reshape(bottom, top)
             if layer_param.type == "SoftmaxWithLoss":
                 top[0].diff[...] = 1

@@ -1,0 +1,134 @@
+"""The head of a net, MarginInnerProduct below SoftmaxWithLoss, and the batch it is measured on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from caffe_margin import caffe_margin_pb2 as pb
+from caffe_margin.layers.checks import row_lengths
+from caffe_margin.layers.margin_inner_product import MarginInnerProduct
+from caffe_margin.layers.softmax_with_loss import SoftmaxWithLoss
+from caffe_margin.maths.annealing import Annealing
+from caffe_margin.maths.arrays import FloatArray
+from caffe_margin.maths.gradient import GradientRule
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """What Forward and Backward give of one batch.
+
+    Attributes:
+        loss: the mean loss of the batch.
+        bottom_diff: its gradient with respect to the features, of their shape.
+        weight_diff: and the weight, (N, K).
+    """
+
+    loss: float
+    bottom_diff: FloatArray
+    weight_diff: FloatArray
+
+
+class Head:
+    """The layer and the loss, at an iteration, under a rule, on a weight.
+
+    Args:
+        layer_param: the MarginInnerProduct layer; its ``lr_mult`` and blobs do not count.
+        weight: (N, K); copied.
+        iteration: which Forward the next one is, for lambda.
+        gradient: the rule.
+        dtype: of the computation; None for that of the weight.
+
+    Attributes:
+        layer: the `MarginInnerProduct`.
+    """
+
+    def __init__(
+        self,
+        layer_param: pb.LayerParameter,
+        weight: FloatArray,
+        iteration: int,
+        gradient: GradientRule,
+        dtype: DTypeLike | None = None,
+    ) -> None:
+        self.layer = MarginInnerProduct.from_param(layer_param, gradient=gradient, dtype=dtype)
+        self.layer.param_propagate_down = [True]
+        self.layer.weight = weight
+        self.layer.iteration = iteration - 1
+        self._loss_layer = SoftmaxWithLoss(axis=-1)
+
+    @property
+    def weight(self) -> FloatArray:
+        """The stored weight, (N, K)."""
+        return self.layer.weight
+
+    def gradients(self, x: FloatArray, label: NDArray) -> Gradients:
+        """Run Forward and Backward on a batch."""
+        loss = self._loss_layer.forward(self.layer.forward(x, label), label)
+        weight_diff = self.layer.blobs[0].diff
+        weight_diff[...] = 0
+        bottom_diff = self.layer.backward(self._loss_layer.backward())
+        return Gradients(float(loss), bottom_diff, weight_diff)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What the measures run on.
+
+    Attributes:
+        layer_param: the MarginInnerProduct layer.
+        iteration: which Forward it is, for lambda; the prototxt's first is its ``iteration`` + 1.
+        x: features, of the layer's bottom shape.
+        label: their labels.
+        weight: (N, K), in the dtype of x.
+    """
+
+    layer_param: pb.LayerParameter
+    iteration: int
+    x: FloatArray
+    label: NDArray
+    weight: FloatArray
+
+    @property
+    def m(self) -> int:
+        """The margin."""
+        return self.layer_param.margin_inner_product_param.type + 1
+
+    @property
+    def annealing(self) -> Annealing:
+        """Lambda over the layer's run."""
+        return Annealing.of(self.layer_param.margin_inner_product_param)
+
+    def head(self, gradient: GradientRule, dtype: DTypeLike | None = None) -> Head:
+        """Return the head under a rule."""
+        return Head(self.layer_param, self.weight, self.iteration, gradient, dtype)
+
+    def flattened(self) -> Batch:
+        """Return it with x (M, K), label (M,), and rows of unit length, in float64.
+
+        Caffe's own Forward stores unit rows; with them every rule starts from the same place.
+        """
+        flat = pb.LayerParameter()
+        flat.CopyFrom(self.layer_param)
+        flat.ClearField("blobs")
+        flat.margin_inner_product_param.ClearField("axis")
+        weight = self.weight.astype(np.float64)
+        weight /= row_lengths(weight, "the weight")[:, None]
+        return replace(
+            self,
+            layer_param=flat,
+            x=np.ascontiguousarray(self.x, np.float64).reshape(-1, weight.shape[1]),
+            label=np.asarray(self.label).reshape(-1).astype(np.intp),
+            weight=weight,
+        )
+
+    def own_angles(self) -> FloatArray:
+        """Return the angle between each sample and its own class, in radians, (M,)."""
+        x = self.x.reshape(-1, self.weight.shape[1])
+        own = self.weight[np.asarray(self.label).reshape(-1).astype(np.intp)]
+        cos_theta = np.einsum("ik,ik->i", x, own) / (
+            row_lengths(x, "the features") * row_lengths(own, "the weight")
+        )
+        return np.arccos(np.clip(cos_theta, -1, 1))
