@@ -6,9 +6,11 @@ import difflib
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from caffe_margin import caffe_margin_pb2 as pb
-from caffe_margin.nets.shape_rules import LAYER_TYPES, Shape, agree, alike, count, show
+from caffe_margin.nets.rules.algebra import Shape, agree, alike, count, show, total
+from caffe_margin.nets.shape_rules import LAYER_TYPES, check_counts
 
 __all__ = ["LayerShapes", "Shape", "count_params", "infer_shapes", "shapes_of"]
 
@@ -65,56 +67,8 @@ def infer_shapes(
     """
     if net.layers or net.input:
         raise ValueError("the net is in an old format (layers, input): upgrade it first")
-    given = _check_inputs(net, inputs or {})
-    blobs: dict[str, Shape | None] = {}
-    culprits: dict[str, str] = {}
-    owners: dict[str, tuple[str, Shape]] = {}
-    listing: list[LayerShapes] = []
-    for index, layer in enumerate(net.layer):
-        # An in-place layer changes the blob it stands on; a second maker of a blob is an error.
-        made = [name for name in layer.top if name not in blobs or name in layer.bottom]
-        overrides = {name: given.pop(name) for name in layer.top if name in given}
-        bottoms = {name: blobs.get(name) for name in layer.bottom}
-        tops: dict[str, Shape | None] = dict.fromkeys(layer.top)
-        params: list[Shape] = []
-        total: int | None = None
-        problem: str | None = None
-        culprit = layer.name
-        try:
-            _check_wiring(layer, blobs, net.layer[index + 1 :])
-            unknown = [name for name, shape in bottoms.items() if shape is None]
-            if overrides and overrides.keys() == tops.keys():
-                total = 0 if layer.type in _DATA_TYPES else None
-            elif unknown and layer.type in LAYER_TYPES:
-                culprit = culprits[unknown[0]]
-                raise ValueError(f"needs the shape of '{unknown[0]}' (stopped at '{culprit}')")
-            else:
-                known = [shape for name in layer.bottom if (shape := blobs[name]) is not None]
-                shapes, params = _apply_rule(layer, known)
-                tops.update(zip(layer.top, shapes, strict=False))
-                counts = [count(shape) for shape in params]
-                total = None if None in counts else sum(n for n in counts if n is not None)
-                problem = _param_problem(layer, params, owners)
-        except ValueError as error:
-            problem = str(error)
-        tops.update(overrides)
-        for name in made:
-            blobs[name] = tops[name]
-            culprits[name] = culprit
-        names = [spec.name for spec in layer.param] + [""] * len(params)
-        listing.append(
-            LayerShapes(
-                layer.name,
-                layer.type,
-                bottoms,
-                tops,
-                tuple(params),
-                tuple(names[: len(params)]),
-                total,
-                problem,
-            )
-        )
-    return listing
+    walk = _Walk(net, _check_inputs(net, inputs or {}))
+    return [walk.visit(place, layer) for place, layer in enumerate(net.layer)]
 
 
 def shapes_of(net: pb.NetParameter, layer: pb.LayerParameter) -> LayerShapes:
@@ -164,35 +118,113 @@ def _check_inputs(
     return given
 
 
-def _check_wiring(
-    layer: pb.LayerParameter,
-    blobs: Mapping[str, Shape | None],
-    later: Iterable[pb.LayerParameter],
-) -> None:
-    """Net::AppendBottom and Net::AppendTop: bottoms exist, tops do not, unless in place."""
-    for name in layer.bottom:
-        if name not in blobs:
-            for other in later:
-                if name in other.top:
-                    raise ValueError(f"bottom '{name}' is the top of '{other.name}', further down")
-            raise ValueError(f"bottom '{name}' is nobody's top{_near(name, blobs)}")
-    for i, name in enumerate(layer.top):
-        in_place = i < len(layer.bottom) and name == layer.bottom[i]
-        if not in_place and (name in blobs or name in layer.top[:i]):
-            raise ValueError(f"top '{name}' has a maker already; is the net filtered for a phase?")
+class _Walk:
+    """What is known on the way through a net, from its first layer to its last.
+
+    Attributes:
+        layers: The net's layers.
+        makers: For each top in the net the places of the layers that have it.
+        given: The input shapes whose layers are still to come.
+        blobs: The shape of each blob made so far; None where it is unknown.
+        stopped_at: For each of them the layer that had the problem, where it is unknown.
+        owners: For each name of a shared parameter the layer that had it first, and its shape.
+    """
+
+    def __init__(self, net: pb.NetParameter, given: dict[str, Shape]) -> None:
+        self.layers = net.layer
+        self.makers: dict[str, list[int]] = {}
+        for place, layer in enumerate(net.layer):
+            for name in layer.top:
+                self.makers.setdefault(name, []).append(place)
+        self.given = given
+        self.blobs: dict[str, Shape | None] = {}
+        self.stopped_at: dict[str, str] = {}
+        self.owners: dict[str, tuple[str, Shape]] = {}
+
+    def visit(self, place: int, layer: pb.LayerParameter) -> LayerShapes:
+        """Return the shapes around the next layer, and keep what the layers above it ask for."""
+        bottoms = {name: self.blobs.get(name) for name in layer.bottom}
+        # An in-place layer changes the blob it stands on; a second maker of a blob is an error.
+        made = [name for name in layer.top if name not in self.blobs or name in bottoms]
+        given = {name: self.given.pop(name) for name in layer.top if name in self.given}
+        shapes: list[Shape] = []
+        params: list[Shape] | None = None  # unknown
+        problem, stopped_at = None, layer.name
+        try:
+            self._check_wiring(place, layer)
+            unknown = [name for name, shape in bottoms.items() if shape is None]
+            if given and given.keys() == set(layer.top):
+                params = [] if layer.type in _DATA_TYPES else None
+            elif unknown and layer.type in LAYER_TYPES:
+                stopped_at = self.stopped_at[unknown[0]]
+                raise ValueError(f"needs the shape of '{unknown[0]}' (stopped at '{stopped_at}')")
+            else:
+                shapes, params = _apply_rule(layer, [bottoms[name] or () for name in layer.bottom])
+                self._share(layer, params)
+        except ValueError as error:
+            problem = str(error)
+        tops = {**dict.fromkeys(layer.top), **dict(zip(layer.top, shapes, strict=False)), **given}
+        for name in made:
+            self.blobs[name], self.stopped_at[name] = tops[name], stopped_at
+        names = [spec.name for spec in layer.param] + [""] * len(params or [])
+        return LayerShapes(
+            name=layer.name,
+            type=layer.type,
+            bottoms=bottoms,
+            tops=tops,
+            params=tuple(params or []),
+            param_names=tuple(names[: len(params or [])]),
+            param_count=None if params is None else total(map(count, params)),
+            problem=problem,
+        )
+
+    def _check_wiring(self, place: int, layer: pb.LayerParameter) -> None:
+        """Net::AppendBottom and Net::AppendTop: bottoms exist, tops do not, unless in place."""
+        for name in layer.bottom:
+            if name not in self.blobs:
+                for other in self.makers.get(name, []):
+                    if other > place:
+                        maker = self.layers[other].name
+                        raise ValueError(f"bottom '{name}' is the top of '{maker}', further down")
+                raise ValueError(f"bottom '{name}' is nobody's top{_near(name, self.blobs)}")
+        seen: set[str] = set()
+        for name, bottom in zip_longest(layer.top, layer.bottom[: len(layer.top)]):
+            if name != bottom and (name in self.blobs or name in seen):
+                raise ValueError(
+                    f"top '{name}' has a maker already; is the net filtered for a phase?"
+                )
+            seen.add(name)
+
+    def _share(self, layer: pb.LayerParameter, params: list[Shape]) -> None:
+        """Net::AppendParam: whoever uses a name first owns the blob, and others must match it."""
+        if len(layer.param) > len(params):
+            raise ValueError(
+                f"{layer.type}: {len(layer.param)} param for {len(params)} parameter blobs"
+            )
+        for spec, shape in zip(layer.param, params, strict=False):
+            if not spec.name:
+                continue
+            owner, owned = self.owners.setdefault(spec.name, (layer.name, shape))
+            if spec.share_mode == pb.ParamSpec.PERMISSIVE:
+                same = agree(count(shape), count(owned))
+            else:
+                same = alike(shape, owned)
+            if not same:
+                raise ValueError(
+                    f"{layer.type}: shares param '{spec.name}' with '{owner}',"
+                    f" which has it as {show(owned)} and not as {show(shape)}"
+                )
 
 
 def _apply_rule(layer: pb.LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """Layer::CheckBlobCounts, the type's rule, and the limits of Blob::Reshape."""
+    """The type's rule, within the limits of Blob::Reshape."""
     if layer.type == "Python":
         raise ValueError("a Python layer's shapes are its own code's; give them as input shapes")
     if layer.type not in LAYER_TYPES:
         raise ValueError(f"unknown layer type '{layer.type}'{_near(layer.type, LAYER_TYPES)}")
-    layer_type = LAYER_TYPES[layer.type]
     try:
-        _check_number("bottom", len(bottoms), *layer_type.bottoms)
-        _check_number("top", len(layer.top), *layer_type.tops)
-        tops, params = layer_type.rule(layer, bottoms)
+        check_counts(layer.type, len(bottoms), len(layer.top))
+        tops, params = LAYER_TYPES[layer.type].rule(layer, bottoms)
         for i, shape in enumerate(tops[: len(layer.top)]):
             _check_blob(f"top '{layer.top[i]}'", shape)
         for i, shape in enumerate(params):
@@ -200,15 +232,6 @@ def _apply_rule(layer: pb.LayerParameter, bottoms: list[Shape]) -> tuple[list[Sh
     except ValueError as error:
         raise ValueError(f"{layer.type}: {error}") from None
     return tops, params
-
-
-def _check_number(what: str, number: int, least: int, most: int) -> None:
-    if not least <= number <= most:
-        if least == most:
-            wanted = str(least)
-        else:
-            wanted = f"at least {least}" if number < least else f"at most {most}"
-        raise ValueError(f"the number of {what}s must be {wanted}, and is {number}")
 
 
 def _check_blob(what: str, shape: Shape) -> None:
@@ -219,28 +242,6 @@ def _check_blob(what: str, shape: Shape) -> None:
         raise ValueError(f"{what} is {show(shape)}: a dimension cannot be negative")
     if (count(shape) or 0) > _MAX_COUNT:
         raise ValueError(f"{what} is {show(shape)}: more than Caffe's 2^31 - 1 elements")
-
-
-def _param_problem(
-    layer: pb.LayerParameter, params: list[Shape], owners: dict[str, tuple[str, Shape]]
-) -> str | None:
-    """Net::AppendParam: whoever uses a name first owns the blob, and others must match it."""
-    if len(layer.param) > len(params):
-        return f"{layer.type}: {len(layer.param)} param for {len(params)} parameter blobs"
-    for spec, shape in zip(layer.param, params, strict=False):
-        if not spec.name:
-            continue
-        owner, owned = owners.setdefault(spec.name, (layer.name, shape))
-        if spec.share_mode == pb.ParamSpec.PERMISSIVE:
-            same = agree(count(shape), count(owned))
-        else:
-            same = alike(shape, owned)
-        if not same:
-            return (
-                f"{layer.type}: shares param '{spec.name}' with '{owner}',"
-                f" which has it as {show(owned)} and not as {show(shape)}"
-            )
-    return None
 
 
 def _near(name: str, names: Iterable[str]) -> str:

@@ -14,7 +14,8 @@ import pytest
 from google.protobuf import text_format
 
 from caffe_margin import caffe_margin_pb2 as pb
-from caffe_margin.nets.shape_rules import LAYER_TYPES, alike
+from caffe_margin.nets.rules.algebra import alike
+from caffe_margin.nets.shape_rules import LAYER_TYPES, check_counts
 from caffe_margin.nets.shapes import LayerShapes, Shape, count_params, infer_shapes
 from helpers.places import DATA
 
@@ -840,3 +841,25 @@ def test_bad_inputs(inputs: Any, message: str) -> None:
     b.fc(2, "ip")
     with pytest.raises(ValueError, match=message.replace("?", r"\?")):
         infer_shapes(net(b.text), inputs)
+
+
+# Counts of bottoms and tops.
+
+
+@pytest.mark.parametrize(
+    ("type_", "bottoms", "tops", "message"),
+    [
+        ("MarginInnerProduct", 1, 1, "the number of bottoms must be 2, and is 1"),
+        ("MarginInnerProduct", 2, 3, "the number of tops must be at most 2, and is 3"),
+        ("MarginInnerProduct", 2, 0, "the number of tops must be at least 1, and is 0"),
+        ("Silence", 1, 1, "the number of tops must be 0, and is 1"),
+    ],
+)
+def test_counts(type_: str, bottoms: int, tops: int, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        check_counts(type_, bottoms, tops)
+
+
+def test_counts_that_are_right() -> None:
+    check_counts("MarginInnerProduct", 2, 2)
+    check_counts("SoftmaxWithLoss", 2, 0)

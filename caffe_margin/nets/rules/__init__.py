@@ -1,0 +1,1 @@
+"""The rules of `shape_rules`, by family."""
