@@ -106,6 +106,7 @@ def parse(
     strict: bool = False,
     misplaced: Mapping[str, str] | None = None,
     spans: list[Span] | None = None,
+    part: slice | None = None,
 ) -> list[str]:
     """Fill a proto2 message from text, as google::protobuf::TextFormat::Parse does.
 
@@ -121,6 +122,8 @@ def parse(
         spans: filled with the place of every entry at the top level, in order. An entry
             starts at its field's name (a message in the list form, at its brace) and ends
             behind its value.
+        part: read this part of the text alone, such as the inside of a message's braces;
+            places stay those in the whole.
 
     Returns:
         A line of text for each field that was skipped, the same field in layers of the same
@@ -129,11 +132,11 @@ def parse(
     Raises:
         ParseError: the text is no message of this type.
     """
-    parser = _Parser(text, filename, strict, misplaced or {})
+    parser = _Parser(text, filename, strict, misplaced or {}, part or slice(len(text)))
     fresh = type(message)()
     parser.advance()
     parser.fields(fresh, "", None)
-    parser.check_required(fresh, f"the {message.DESCRIPTOR.name}", len(text))
+    parser.check_required(fresh, f"the {message.DESCRIPTOR.name}", parser.stop)
     message.CopyFrom(fresh)
     if spans is not None:
         spans.extend(parser.spans)
@@ -201,8 +204,9 @@ class _Parser:
     """One text's tokens, and the descent through them. `kind` and `token` are the next token."""
 
     def __init__(
-        self, text: str, filename: str, strict: bool, misplaced: Mapping[str, str]
+        self, text: str, filename: str, strict: bool, misplaced: Mapping[str, str], part: slice
     ) -> None:
+        start, self.stop, _ = part.indices(len(text))
         self.text = text
         self.filename = filename
         self.strict = strict
@@ -211,7 +215,9 @@ class _Parser:
         self.path: list[str] = []
         self.unknown: dict[tuple[str, int], _Unknown] = {}
         self.unlisted = 0
-        self.matches = _TOKEN.finditer(text, 1 if text.startswith("\ufeff") else 0)
+        self.matches = _TOKEN.finditer(
+            text, 1 if start == 0 and text.startswith("\ufeff") else start, self.stop
+        )
         self.match = next(_TOKEN.finditer(""))
         self.end = 0  # where the token before this one ends
         self.kind: int | None = _END
@@ -233,7 +239,7 @@ class _Parser:
             self.bad_character()
 
     def start(self) -> int:
-        return self.match.start(self.kind) if self.kind else len(self.text)
+        return self.match.start(self.kind) if self.kind else self.stop
 
     def error(self, what: str, place: int | None = None) -> NoReturn:
         place = self.start() if place is None else place

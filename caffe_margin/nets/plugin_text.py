@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import re
 import textwrap
+from collections.abc import Callable
 from typing import NamedTuple
-
-from google.protobuf.message import Message
 
 from caffe_margin import caffe_margin_pb2 as pb
 from caffe_margin.files import prototxt, text_format
-from caffe_margin.files.text_format import Span
+from caffe_margin.files.text_format import ParseError, Span
 
 MODULE, LAYER = "caffe_margin.pycaffe", "MarginInnerProductLayer"
 
 _OPENING = re.compile(r"(?:[\w:\s]|#[^\n]*\n)*[{<]")
+_BLANKS = re.compile(r"\s*")
 _NAME_COMMENT = re.compile(r"# layer (.+)\n")
 
 
@@ -39,10 +39,9 @@ def to_python(text: str, *, filename: str = "<text>") -> Rewritten:
             lacks, which the plugin would refuse.
         ValueError: there is no such layer, it has no parameters, or the net is of the old form.
     """
-    net, layers = _layers(text, filename)
-    changed = [layer for layer in layers if layer.message.type == "MarginInnerProduct"]
+    net, changed = _layers(text, filename, lambda layer: layer.type == "MarginInnerProduct")
     if not changed:
-        if names := [layer.message.name for layer in layers if is_plugin(layer.message)]:
+        if names := [layer.name for layer in net.layer if is_plugin(layer)]:
             raise ValueError(f"{filename}: {', '.join(map(repr, names))} is a Python layer already")
         try:
             prototxt.find_layer(net, type="MarginInnerProduct")  # says what there is instead
@@ -52,7 +51,9 @@ def to_python(text: str, *, filename: str = "<text>") -> Rewritten:
     for layer in changed:
         param = layer.entry("margin_inner_product_param")
         inside = _inside(text, param)
-        _parse_inside(text, inside, pb.MarginInnerProductParameter(), filename, strict=True)
+        text_format.parse(
+            text, pb.MarginInnerProductParameter(), filename=filename, strict=True, part=inside
+        )
         comment = _name_comment(layer.message.name)
         lines = [comment] if comment else []
         lines += _lines(text[inside])
@@ -76,14 +77,17 @@ def from_python(text: str, *, filename: str = "<text>") -> Rewritten:
         ParseError: the text is no net, or a ``param_str`` no MarginInnerProductParameter.
         ValueError: there is no such layer, or the net is of the old form.
     """
-    _, layers = _layers(text, filename)
-    changed = [layer for layer in layers if is_plugin(layer.message)]
+    _, changed = _layers(text, filename, is_plugin)
     if not changed:
         raise ValueError(f"{filename}: the net has no Python layer of the module {MODULE!r}")
     edits = []
     for layer in changed:
         entry, param_str = layer.entry("python_param"), layer.message.python_param.param_str
-        _parse_param_str(param_str, layer.message.name, f"{layer.place(entry)}: ")
+        try:
+            _parse_param_str(param_str, layer.message.name)
+        except ParseError as error:
+            source = f"{layer.place(entry)}: {error.filename}"
+            raise ParseError(error.args[0], source, error.line, error.column) from None
         body = param_str.removeprefix(_name_comment(layer.message.name))
         param = f"margin_inner_product_param {{ {body} }}"
         if "\n" in body or "#" in body:
@@ -144,10 +148,11 @@ def _name_comment(name: str) -> str:
 class _Layer:
     """A layer in its text: the message, and where its entries are."""
 
-    def __init__(self, text: str, span: Span, filename: str) -> None:
+    def __init__(self, text: str, span: Span, line_start: int, filename: str) -> None:
         self.text, self.span, self.filename = text, span, filename
-        self.message = pb.LayerParameter()
-        self.spans = _parse_inside(text, _inside(text, span), self.message)
+        self.line_start = line_start  # of the line where the layer starts
+        self.message, self.spans = pb.LayerParameter(), list[Span]()
+        text_format.parse(text, self.message, spans=self.spans, part=_inside(text, span))
         outer, inner = self.indent(span), self.indent(self.spans[0]) if self.spans else ""
         self.step = inner[len(outer) :] if inner.startswith(outer) and inner != outer else "  "
 
@@ -165,8 +170,11 @@ class _Layer:
 
     def indent(self, span: Span) -> str:
         """Return the white space at the start of an entry's line."""
-        line = self.text[self.text.rfind("\n", 0, span.start) + 1 : span.start]
-        return line[: len(line) - len(line.lstrip())]
+        newline = self.text.rfind("\n", self.span.start, span.start)
+        start = self.line_start if newline < 0 else newline + 1
+        blanks = _BLANKS.match(self.text, start, span.start)
+        assert blanks
+        return blanks[0]
 
     def indented(self, span: Span, new: str) -> str:
         """Return a text to put in an entry's place, all but its first line indented like it."""
@@ -174,7 +182,10 @@ class _Layer:
         return textwrap.indent(new, indent)[len(indent) :]
 
 
-def _layers(text: str, filename: str) -> tuple[pb.NetParameter, list[_Layer]]:
+def _layers(
+    text: str, filename: str, wanted: Callable[[pb.LayerParameter], bool]
+) -> tuple[pb.NetParameter, list[_Layer]]:
+    """Return a net, and those of its layers that are wanted in their text."""
     net, spans = pb.NetParameter(), list[Span]()
     text_format.parse(text, net, filename=filename, spans=spans)
     if net.layers:
@@ -182,7 +193,13 @@ def _layers(text: str, filename: str) -> tuple[pb.NetParameter, list[_Layer]]:
             f"{filename}: the net is of the old form (`layers`), which has no MarginInnerProduct; "
             f"Caffe's upgrade_net_proto_text brings a net to the current form"
         )
-    return net, [_Layer(text, span, filename) for span in spans if span.name == "layer"]
+    layers, line_start = [], 0
+    spans = [span for span in spans if span.name == "layer"]
+    for span, message in zip(spans, net.layer, strict=True):
+        line_start = max(line_start, text.rfind("\n", line_start, span.start) + 1)
+        if wanted(message):
+            layers.append(_Layer(text, span, line_start, filename))
+    return net, layers
 
 
 def _inside(text: str, entry: Span) -> slice:
@@ -190,16 +207,6 @@ def _inside(text: str, entry: Span) -> slice:
     opening = _OPENING.match(text, entry.start)
     assert opening
     return slice(opening.end(), entry.end - 1)
-
-
-def _parse_inside(
-    text: str, inside: slice, message: Message, filename: str = "<text>", strict: bool = False
-) -> list[Span]:
-    """Parse a part of a text and return the places of its entries in the whole."""
-    spans: list[Span] = []
-    before = re.sub(r"[^\n]", " ", text[: inside.start])
-    text_format.parse(before + text[inside], message, filename=filename, strict=strict, spans=spans)
-    return spans
 
 
 def _lines(body: str) -> list[str]:
@@ -221,6 +228,8 @@ def _quote(line: str) -> str:
 
 def _apply(edits: list[tuple[Span, str]], text: str) -> str:
     end_of_line = "\r\n" if "\r\n" in text else "\n"
-    for span, new in sorted(edits, key=lambda edit: edit[0].start, reverse=True):
-        text = text[: span.start] + new.replace("\n", end_of_line) + text[span.end :]
-    return text
+    parts, end = [], 0
+    for span, new in sorted(edits, key=lambda edit: edit[0].start):
+        parts += [text[end : span.start], new.replace("\n", end_of_line)]
+        end = span.end
+    return "".join([*parts, text[end:]])

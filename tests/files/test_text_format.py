@@ -372,3 +372,17 @@ PIECES = st.sampled_from([*WORDS.split(), "\\", "\n", "\r", "\0", "\ufeff", "\ud
 def test_any_text_reads_or_is_a_parse_error(text: str) -> None:
     with contextlib.suppress(ParseError):
         parse(text, pb.NetParameter())
+
+
+def test_a_part_of_a_text() -> None:
+    text = "junk }\n  num_output: 3\n  tipe: DOUBLE\n } junk"
+    part, spans = slice(text.index("num"), text.rindex("}")), []
+    param = pb.MarginInnerProductParameter()
+    notes = parse(text, param, spans=spans, part=part)
+    assert param == pb.MarginInnerProductParameter(num_output=3)
+    assert [text[span.start : span.end] for span in spans] == ["num_output: 3"]
+    assert notes[0].startswith("<text>:3: skipped the field 'tipe'")
+    with pytest.raises(ParseError, match=r"^<text>:3:3: 'tipe' is no field"):
+        parse(text, param, strict=True, part=part)
+    with pytest.raises(ParseError, match=r"^<text>:3:9: expected .* found the end of the text"):
+        parse(text, param, part=slice(part.start, text.index("DOUBLE")))
