@@ -135,6 +135,29 @@ LITERALS: list[tuple[str, str, list[Shape], list[Shape], list[Shape]]] = [
         [(1, 1, 2, 3)],
         [],
     ),
+    # BVLC's last pooling_layer.cpp: floor((6 - 3) / 2) + 1; padded, floor((4 + 2 - 3) / 2) + 1 and
+    # floor((5 + 2 - 3) / 2) + 1; and the ceiling of the first
+    (
+        "Pooling",
+        "pooling_param { kernel_size: 3 stride: 2 round_mode: FLOOR }",
+        [(1, 2, 6, 6)],
+        [(1, 2, 2, 2)],
+        [],
+    ),
+    (
+        "Pooling",
+        "pooling_param { kernel_size: 3 stride: 2 pad: 1 round_mode: FLOOR pool: AVE }",
+        [(1, 2, 4, 5)],
+        [(1, 2, 2, 3)],
+        [],
+    ),
+    (
+        "Pooling",
+        "pooling_param { kernel_size: 3 stride: 2 round_mode: CEIL }",
+        [(1, 2, 6, 6)],
+        [(1, 2, 3, 3)],
+        [],
+    ),
     # SPPLayerTest TestSetup, TestEqualOutputDims, TestEqualOutputDims2
     ("SPP", "spp_param { pyramid_height: 3 }", [(2, 3, 9, 8)], [(2, 63)], []),
     ("SPP", "spp_param { pyramid_height: 5 }", [(4, 3, 1024, 765)], [(4, 1023)], []),

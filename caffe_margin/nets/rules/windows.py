@@ -106,11 +106,12 @@ def im2col(layer: pb.LayerParameter, bottoms: list[Shape]) -> Blobs:
     return [(*bottom[:axis], columns, *map(_slide, bottom[axis + 1 :], *steps))], []
 
 
-def _pooled(size: Dim, kernel: int, stride: int, pad: int, padded: bool) -> Dim:
-    """One dimension of PoolingLayer::Reshape: the ceiling, then the clip of the last window."""
+def _pooled(size: Dim, kernel: int, stride: int, pad: int, padded: bool, floor: bool) -> Dim:
+    """One dimension of PoolingLayer::Reshape: the rounding, then the clip of the last window."""
     if size is None:
         return None
-    pooled = -((kernel - size - 2 * pad) // stride) + 1
+    room = size + 2 * pad - kernel
+    pooled = (room // stride if floor else -(-room // stride)) + 1
     if padded and (pooled - 1) * stride >= size + pad:
         pooled -= 1
     check(pooled > 0, f"a kernel of {kernel} finds no place on a side of {size}, pad {pad}")
@@ -118,16 +119,21 @@ def _pooled(size: Dim, kernel: int, stride: int, pad: int, padded: bool) -> Dim:
 
 
 def _pool(
-    bottom: Shape, kernel: Sequence[int], stride: Sequence[int], pad: Sequence[int], method: int
+    bottom: Shape,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    pad: Sequence[int],
+    method: int,
+    floor: bool = False,
 ) -> Shape:
-    """PoolingLayer::Reshape; `method` is PoolingParameter.pool."""
+    """PoolingLayer::Reshape; `method` is PoolingParameter.pool, `floor` its round_mode."""
     check(min(kernel) > 0 and min(stride) > 0, "the kernel and the stride must be positive")
     if any(pad):
         check(method != pb.PoolingParameter.STOCHASTIC, "stochastic pooling takes no pad")
         fits = all(p < k for p, k in zip(pad, kernel, strict=True))
         check(fits, f"pad {show(pad)} must be smaller than the kernel, {show(kernel)}")
     sides = zip(bottom[2:], kernel, stride, pad, strict=True)
-    return (*bottom[:2], *(_pooled(*side, any(pad)) for side in sides))
+    return (*bottom[:2], *(_pooled(*side, any(pad), floor) for side in sides))
 
 
 def pooling(layer: pb.LayerParameter, bottoms: list[Shape]) -> Blobs:
@@ -153,7 +159,8 @@ def pooling(layer: pb.LayerParameter, bottoms: list[Shape]) -> Blobs:
         check(stride == (1, 1) and pad == (0, 0), "global_pooling takes neither pad nor stride")
         top: Shape = (*bottom[:2], 1, 1)
     else:
-        top = _pool(bottom, read("kernel_size", "kernel"), stride, pad, param.pool)
+        floor = param.round_mode == pb.PoolingParameter.FLOOR
+        top = _pool(bottom, read("kernel_size", "kernel"), stride, pad, param.pool, floor)
     return [top, top], []
 
 
