@@ -17,6 +17,7 @@ from typing import Any, NoReturn, TypeVar
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
+from google.protobuf.unknown_fields import UnknownFieldSet
 
 M = TypeVar("M", bound=Message)
 
@@ -25,6 +26,12 @@ MAX_DEPTH = 100
 
 _MAX_UNKNOWN = 1000  # distinct unknown fields told apart; the rest are only counted
 _MAX_NOTES = 50
+
+# A field that is skipped inside a layer's parameters leaves its name in their unknown fields, under
+# the highest number there is, which no schema uses: what it would have changed is then known to be
+# unknown. Names are ASCII and cut to 80 characters, so one byte holds the length.
+_SKIPPED = 2**29 - 1
+_SKIPPED_TAG = b"\xfa\xff\xff\xff\x0f"
 
 _NAME, _NUMBER, _STRING, _MARK, _COMMENT, _BAD = range(1, 7)
 _END = None
@@ -127,7 +134,7 @@ def parse(
 
     Returns:
         A line of text for each field that was skipped, the same field in layers of the same
-        type counted together.
+        type counted together. `unknown_fields` knows those of a layer's parameters too.
 
     Raises:
         ParseError: the text is no message of this type.
@@ -141,6 +148,20 @@ def parse(
     if spans is not None:
         spans.extend(parser.spans)
     return parser.notes()
+
+
+def unknown_fields(message: Message) -> list[str]:
+    """Return the fields of a message that the schema lacks: a text's by name, others by number.
+
+    Of a text they are known where the message stands in a layer. Messages inside are not looked at.
+    """
+    fields: Any = UnknownFieldSet(message)
+    return [
+        field.data[:80].decode("ascii", "replace")
+        if field.field_number == _SKIPPED and isinstance(field.data, bytes)
+        else str(field.field_number)
+        for field in fields
+    ]
 
 
 class _Field:
@@ -283,7 +304,7 @@ class _Parser:
                 self.expected(f"a field's name or {closer!r}" if closer else "a field's name")
             field = table.get(self.token)
             if field is None:
-                self.unknown_field(descriptor, layer)
+                self.unknown_field(message, layer)
                 continue
             start = self.start()
             if not field.repeated and message.HasField(field.name):
@@ -490,8 +511,8 @@ class _Parser:
 
     # Fields the schema lacks
 
-    def unknown_field(self, descriptor: Any, layer: Message | None) -> None:
-        name, place = self.token, self.start()
+    def unknown_field(self, message: Message, layer: Message | None) -> None:
+        name, place, descriptor = self.token, self.start(), message.DESCRIPTOR
         if not self.path and name in self.misplaced:
             self.error(f"{name!r} {self.misplaced[name]}")
         if self.strict:
@@ -499,6 +520,9 @@ class _Parser:
             self.error(f"{_short(name)} is no field of {descriptor.name}{near}")
         self.advance()
         self.skip_value()
+        if layer is not None and message is not layer:
+            noted = name[:80].encode()
+            message.MergeFromString(_SKIPPED_TAG + bytes([len(noted)]) + noted)
         key = (".".join([*self.path, name[:80]]), id(layer))
         record = self.unknown.get(key)
         if record is None:

@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from caffe_margin import caffe_margin_pb2 as pb
-from caffe_margin.files.text_format import MAX_DEPTH, ParseError, Span, parse
+from caffe_margin.files.text_format import MAX_DEPTH, ParseError, Span, parse, unknown_fields
 
 
 def float32(value: float) -> float:
@@ -386,3 +386,27 @@ def test_a_part_of_a_text() -> None:
         parse(text, param, strict=True, part=part)
     with pytest.raises(ParseError, match=r"^<text>:3:9: expected .* found the end of the text"):
         parse(text, param, part=slice(part.start, text.index("DOUBLE")))
+
+
+def test_unknown_fields_of_a_layers_parameters() -> None:
+    net = pb.NetParameter()
+    text = "novel: 1 layer { novel: 1 PARAM relu_param {} }"
+    text = text.replace("PARAM", "pooling_param { ceil_mode: false novel { a: [1] } }")
+    parse(text, net)
+    assert unknown_fields(net.layer[0].pooling_param) == ["ceil_mode", "novel"]
+    assert unknown_fields(net.layer[0].relu_param) == []
+    # They are in no text that is written, and other readers of a binary pass them over.
+    assert google.MessageToString(net) == google.MessageToString(
+        google.Parse(text, pb.NetParameter(), allow_unknown_field=True)
+    )
+    long = pb.NetParameter()
+    parse(f"layer {{ pooling_param {{ {'n' * 1000}: 1 }} }}", long)
+    assert unknown_fields(long.layer[0].pooling_param) == ["n" * 80]
+
+
+def test_unknown_fields_of_a_binary() -> None:
+    highest = b"\xfa\xff\xff\xff\x0f", b"\xf8\xff\xff\xff\x0f"  # bytes, and a varint
+    param = pb.PoolingParameter.FromString(
+        b"\xc0\x3e\x07" + highest[0] + b"\x02\xff\n" + highest[1] + b"\x07"
+    )
+    assert unknown_fields(param) == ["1000", "\ufffd\n", str(2**29 - 1)]
