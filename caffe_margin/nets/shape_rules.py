@@ -14,11 +14,16 @@ from caffe_margin.nets.rules.algebra import Rule
 
 
 class LayerType(NamedTuple):
-    """A rule, and how many bottoms and tops the layer takes, from and to."""
+    """A rule, and how many bottoms and tops the layer takes, from and to.
+
+    `param` is the message of parameters in which every field may matter to the shapes: where it
+    has one that the schema lacks, the rule does not know them.
+    """
 
     rule: Rule
     bottoms: tuple[int, int] = (1, 1)
     tops: tuple[int, int] = (1, 1)
+    param: str = ""
 
 
 _MANY = 2**31 - 1
@@ -32,11 +37,20 @@ LAYER_TYPES: dict[str, LayerType] = {
     "MemoryData": LayerType(data.memory_data, (0, 0), (2, 2)),
     "WindowData": LayerType(data.window_data, (0, 0), (2, 2)),
     "Parameter": LayerType(data.parameter, (0, 0)),
-    "Convolution": LayerType(windows.convolution, (1, _MANY), (1, _MANY)),
-    "Deconvolution": LayerType(windows.convolution, (1, _MANY), (1, _MANY)),
-    "Im2col": LayerType(windows.im2col),
-    "Pooling": LayerType(windows.pooling, tops=(1, 2)),
-    "SPP": LayerType(windows.spp),
+    "Convolution": LayerType(
+        windows.convolution, (1, _MANY), (1, _MANY), param="convolution_param"
+    ),
+    # Of forks: a convolution whose groups are the channels, with parameters of Convolution's.
+    "DepthwiseConvolution": LayerType(
+        windows.convolution, (1, _MANY), (1, _MANY), param="convolution_param"
+    ),
+    "ConvolutionDepthwise": LayerType(windows.convolution, param="convolution_param"),
+    "Deconvolution": LayerType(
+        windows.convolution, (1, _MANY), (1, _MANY), param="convolution_param"
+    ),
+    "Im2col": LayerType(windows.im2col, param="convolution_param"),
+    "Pooling": LayerType(windows.pooling, tops=(1, 2), param="pooling_param"),
+    "SPP": LayerType(windows.spp, param="spp_param"),
     "InnerProduct": LayerType(products.inner_product),
     "MarginInnerProduct": LayerType(products.margin_inner_product, (2, 2), (1, 2)),
     "LargeMarginInnerProduct": LayerType(products.margin_inner_product, (2, 2), (1, 2)),
@@ -62,17 +76,17 @@ LAYER_TYPES: dict[str, LayerType] = {
     "Scale": LayerType(elementwise.scale, (1, 2)),
     "Bias": LayerType(elementwise.bias, (1, 2)),
     "Eltwise": LayerType(arrangement.eltwise, (2, _MANY)),
-    "Concat": LayerType(arrangement.concat, (1, _MANY)),
-    "Slice": LayerType(arrangement.slice_, tops=(1, _MANY)),
+    "Concat": LayerType(arrangement.concat, (1, _MANY), param="concat_param"),
+    "Slice": LayerType(arrangement.slice_, tops=(1, _MANY), param="slice_param"),
     "Split": LayerType(arrangement.split, tops=(1, _MANY)),
-    "Tile": LayerType(arrangement.tile),
-    "Crop": LayerType(arrangement.crop, (2, 2)),
+    "Tile": LayerType(arrangement.tile, param="tile_param"),
+    "Crop": LayerType(arrangement.crop, (2, 2), param="crop_param"),
     "BatchReindex": LayerType(arrangement.batch_reindex, (2, 2)),
     "Filter": LayerType(arrangement.filter_, (2, _MANY), (1, _MANY)),
-    "Flatten": LayerType(arrangement.flatten),
-    "Reshape": LayerType(arrangement.reshape),
-    "Reduction": LayerType(arrangement.reduction),
-    "ArgMax": LayerType(arrangement.argmax),
+    "Flatten": LayerType(arrangement.flatten, param="flatten_param"),
+    "Reshape": LayerType(arrangement.reshape, param="reshape_param"),
+    "Reduction": LayerType(arrangement.reduction, param="reduction_param"),
+    "ArgMax": LayerType(arrangement.argmax, param="argmax_param"),
     "Accuracy": LayerType(losses.accuracy, (2, 2), (1, 2)),
     # A loss without a top gets one of its own (Layer::AutoTopBlobs).
     "SoftmaxWithLoss": LayerType(losses.softmax_loss, (2, 2), (0, 2)),

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
 from caffe_margin import caffe_margin_pb2 as pb
+from caffe_margin.files.text_format import unknown_fields
+from caffe_margin.nets.forks import FORKS
 from caffe_margin.nets.rules.algebra import Shape, agree, alike, count, show, total
 from caffe_margin.nets.shape_rules import LAYER_TYPES, check_counts
 
-__all__ = ["LayerShapes", "Shape", "count_params", "infer_shapes", "shapes_of"]
+__all__ = ["LayerShapes", "Shape", "count_params", "infer_shapes", "shapes_of", "unknown_inputs"]
 
 _DATA_TYPES = {"Input", "DummyData", "Data", "ImageData", "HDF5Data", "MemoryData", "WindowData"}
 _MAX_AXES = 32
+_MAX_SEARCHES = 10
 _MAX_COUNT = 2**31 - 1
 
 
@@ -31,7 +35,8 @@ class LayerShapes:
         type: The layer's type, as the file spells it.
         bottoms: The shape of each bottom, by blob name.
         tops: The shape of each top, by blob name; an in-place layer has the name in both.
-        params: The shapes of the parameter blobs, in the order of Caffe's `blobs`.
+        params: The shapes of the parameter blobs, in the order of Caffe's `blobs`: what the layer
+            makes them, or, where that is unknown, the shapes of the blobs that the file holds.
         param_names: For each of them the name under which layers share it, or "".
         param_count: The number of parameters, shared ones included; None where it is unknown.
         problem: Why Caffe would refuse the layer, or why its shapes are unknown; None if neither.
@@ -59,7 +64,8 @@ def infer_shapes(
         net: A net in the current format, filtered for one phase.
         inputs: Shapes for tops of data layers by blob name, in place of what the file says, e.g.
             `{"data": (256, 3, 112, 96)}`. None in a shape is a dimension known only at run time.
-            Tops of layers whose type is not in the table can be given too.
+            Tops of layers whose rule is not known can be given too: of other types than Caffe's,
+            Python layers, layers with a field that only a fork has.
 
     Raises:
         ValueError: The net is in an old format, or a name in `inputs` is not the top of such a
@@ -105,7 +111,7 @@ def _check_inputs(
         if name not in makers:
             raise ValueError(f"input '{name}' is nobody's top{_near(name, makers)}")
         maker = makers[name]
-        if maker.type in LAYER_TYPES and maker.type not in _DATA_TYPES:
+        if not _takes_inputs(maker):
             raise ValueError(
                 f"input '{name}' is the top of '{maker.name}', of type {maker.type}:"
                 " only tops of data layers can be given"
@@ -118,6 +124,17 @@ def _check_inputs(
     return given
 
 
+def unknown_inputs(net: pb.NetParameter, layers: Sequence[LayerShapes]) -> dict[str, Shape | None]:
+    """The tops that `infer_shapes` takes input shapes for and whose shape is not all known."""
+    return {
+        name: shape
+        for layer, shapes in zip(net.layer, layers, strict=True)
+        if _takes_inputs(layer)
+        for name, shape in shapes.tops.items()
+        if shape is None or None in shape
+    }
+
+
 class _Walk:
     """What is known on the way through a net, from its first layer to its last.
 
@@ -128,6 +145,7 @@ class _Walk:
         blobs: The shape of each blob made so far; None where it is unknown.
         stopped_at: For each of them the layer that had the problem, where it is unknown.
         owners: For each name of a shared parameter the layer that had it first, and its shape.
+        searches: How often a name near to a wrong one was looked for.
     """
 
     def __init__(self, net: pb.NetParameter, given: dict[str, Shape]) -> None:
@@ -140,6 +158,7 @@ class _Walk:
         self.blobs: dict[str, Shape | None] = {}
         self.stopped_at: dict[str, str] = {}
         self.owners: dict[str, tuple[str, Shape]] = {}
+        self.searches = 0
 
     def visit(self, place: int, layer: pb.LayerParameter) -> LayerShapes:
         """Return the shapes around the next layer, and keep what the layers above it ask for."""
@@ -149,20 +168,26 @@ class _Walk:
         given = {name: self.given.pop(name) for name in layer.top if name in self.given}
         shapes: list[Shape] = []
         params: list[Shape] | None = None  # unknown
+        stored: list[Shape] = []
         problem, stopped_at = None, layer.name
         try:
+            stored = _stored(layer)
             self._check_wiring(place, layer)
-            unknown = [name for name, shape in bottoms.items() if shape is None]
+            below = {name: _least_known(layer, shape) for name, shape in bottoms.items()}
+            unknown = [name for name, shape in below.items() if shape is None]
             if given and given.keys() == set(layer.top):
                 params = [] if layer.type in _DATA_TYPES else None
             elif unknown and layer.type in LAYER_TYPES:
                 stopped_at = self.stopped_at[unknown[0]]
                 raise ValueError(f"needs the shape of '{unknown[0]}' (stopped at '{stopped_at}')")
             else:
-                shapes, params = _apply_rule(layer, [bottoms[name] or () for name in layer.bottom])
+                shapes, params = _apply_rule(layer, [below[name] or () for name in layer.bottom])
+                params = _fill(layer, params, stored)
                 self._share(layer, params)
         except ValueError as error:
             problem = str(error)
+        if params is None and stored:
+            params = stored
         tops = {**dict.fromkeys(layer.top), **dict(zip(layer.top, shapes, strict=False)), **given}
         for name in made:
             self.blobs[name], self.stopped_at[name] = tops[name], stopped_at
@@ -186,7 +211,10 @@ class _Walk:
                     if other > place:
                         maker = self.layers[other].name
                         raise ValueError(f"bottom '{name}' is the top of '{maker}', further down")
-                raise ValueError(f"bottom '{name}' is nobody's top{_near(name, self.blobs)}")
+                # In a large net the search takes long; one wrong name is told from the first few.
+                self.searches += 1
+                near = _near(name, self.blobs) if self.searches <= _MAX_SEARCHES else ""
+                raise ValueError(f"bottom '{name}' is nobody's top{near}")
         seen: set[str] = set()
         for name, bottom in zip_longest(layer.top, layer.bottom[: len(layer.top)]):
             if name != bottom and (name in self.blobs or name in seen):
@@ -216,12 +244,71 @@ class _Walk:
                 )
 
 
+def _takes_inputs(layer: pb.LayerParameter) -> bool:
+    """Whether the shapes of a layer's tops may be given: it is of data, or has no rule we know."""
+    no_rule = layer.type not in LAYER_TYPES or _foreign_field(layer) is not None
+    return no_rule or layer.type in _DATA_TYPES
+
+
+def _foreign_field(layer: pb.LayerParameter) -> str | None:
+    """A field that the schema lacks among those that make the layer's shapes."""
+    param = LAYER_TYPES[layer.type].param
+    if param and (names := unknown_fields(getattr(layer, param))):
+        return f"the field {names[0]!r} of {param}"
+    return None
+
+
+def _least_known(layer: pb.LayerParameter, shape: Shape | None) -> Shape | None:
+    """A bottom's shape as a layer sees it: from `axis` on, an InnerProduct takes all for one."""
+    axis = layer.inner_product_param.axis
+    if shape is None and layer.type == "InnerProduct" and 0 <= axis < _MAX_AXES:
+        return (None,) * (axis + 1)
+    return shape
+
+
+def _stored(layer: pb.LayerParameter) -> list[Shape]:
+    """The shapes of the blobs that the file holds."""
+    shapes: list[Shape] = []
+    for i, blob in enumerate(layer.blobs):
+        old = any(blob.HasField(name) for name in ("num", "channels", "height", "width"))
+        four = (blob.num, blob.channels, blob.height, blob.width)
+        shapes.append(four if old else tuple(blob.shape.dim))
+        _check_blob(f"the file's blob {i}", shapes[i])
+    return shapes
+
+
+def _fill(layer: pb.LayerParameter, params: list[Shape], stored: list[Shape]) -> list[Shape]:
+    """The parameters' shapes with what the file's blobs say of them, where it holds any.
+
+    Net::CopyTrainedLayersFrom: as many blobs, of the same shapes. An old blob has ones in front.
+    """
+    if not stored:
+        return params
+    if len(stored) != len(params):
+        raise ValueError(
+            f"{layer.type}: the file holds {len(stored)} blobs, and the layer has {len(params)}"
+        )
+    for i, (shape, blob) in enumerate(zip(params, stored, strict=True)):
+        if not alike((1,) * (len(blob) - len(shape)) + shape, blob):
+            raise ValueError(
+                f"{layer.type}: blob {i} is {show(blob)} in the file, and not {show(shape)}"
+            )
+    pairs = zip(params, stored, strict=True)
+    return [blob[len(blob) - len(shape) :] for shape, blob in pairs]
+
+
 def _apply_rule(layer: pb.LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """The type's rule, within the limits of Blob::Reshape."""
     if layer.type == "Python":
-        raise ValueError("a Python layer's shapes are its own code's; give them as input shapes")
+        raise ValueError("a Python layer's shapes are its own code's")
+    if layer.type in FORKS:
+        raise ValueError(
+            f"layer type '{layer.type}' is of {FORKS[layer.type]}, not of BVLC's Caffe"
+        )
     if layer.type not in LAYER_TYPES:
-        raise ValueError(f"unknown layer type '{layer.type}'{_near(layer.type, LAYER_TYPES)}")
+        raise ValueError(f"unknown layer type '{layer.type}'{_near_type(layer.type)}")
+    if field := _foreign_field(layer):
+        raise ValueError(f"{layer.type}: no shape is certain with {field}, which only a fork knows")
     try:
         check_counts(layer.type, len(bottoms), len(layer.top))
         tops, params = LAYER_TYPES[layer.type].rule(layer, bottoms)
@@ -244,6 +331,13 @@ def _check_blob(what: str, shape: Shape) -> None:
         raise ValueError(f"{what} is {show(shape)}: more than Caffe's 2^31 - 1 elements")
 
 
+@functools.lru_cache
+def _near_type(type: str) -> str:
+    return _near(type, LAYER_TYPES)
+
+
 def _near(name: str, names: Iterable[str]) -> str:
+    if len(name) > 80:  # no name in use is; the search is quadratic
+        return ""
     close = difflib.get_close_matches(name, names, n=1)
     return f", did you mean '{close[0]}'?" if close else ""

@@ -14,6 +14,9 @@ import pytest
 from google.protobuf import text_format
 
 from caffe_margin import caffe_margin_pb2 as pb
+from caffe_margin.files.text_format import parse
+from caffe_margin.files.upgrade import upgrade_net
+from caffe_margin.nets.forks import FORKS
 from caffe_margin.nets.rules.algebra import alike
 from caffe_margin.nets.shape_rules import LAYER_TYPES, check_counts
 from caffe_margin.nets.shapes import LayerShapes, Shape, count_params, infer_shapes
@@ -93,6 +96,21 @@ LITERALS: list[tuple[str, str, list[Shape], list[Shape], list[Shape]]] = [
         [(2, 3, 6, 4)],
         [(2, 4, 13, 9)],
         [(3, 4, 3, 3), (4,)],
+    ),
+    # MobileNets' layers, as yonghenglh6/DepthwiseConvolution and BVLC's pull 5665 have them
+    (
+        "DepthwiseConvolution",
+        "convolution_param { num_output: 32 kernel_size: 3 group: 32 pad: 1 }",
+        [(1, 32, 112, 96)],
+        [(1, 32, 112, 96)],
+        [(32, 1, 3, 3), (32,)],
+    ),
+    (
+        "ConvolutionDepthwise",
+        "convolution_param { num_output: 32 kernel_size: 3 stride: 2 bias_term: false }",
+        [(1, 32, 113, 97)],
+        [(1, 32, 56, 48)],
+        [(32, 1, 3, 3)],
     ),
     # FCN-8s' bilinear upsampling
     (
@@ -750,7 +768,7 @@ def test_a_problem_stops_what_depends_on_it_and_nothing_else() -> None:
             layer { name: 'odd' type: 'Odd' bottom: 'data' top: 'a' }
             layer { name: 'relu' type: 'ReLU' bottom: 'a' top: 'a' }
             layer { name: 'ip' type: 'InnerProduct' bottom: 'a' top: 'b'
-              inner_product_param { num_output: 2 } }
+              inner_product_param { num_output: 2 axis: -1 } }
             layer { name: 'sum' type: 'Eltwise' bottom: 'data' bottom: 'b' top: 'c' }
             layer { name: 'good' type: 'InnerProduct' bottom: 'data' top: 'd'
               inner_product_param { num_output: 2 } }
@@ -792,6 +810,169 @@ def test_old_formats_are_refused() -> None:
     for text in ("layers { name: 'x' type: RELU }", "input: 'data' input_dim: [1, 3, 4, 5]"):
         with pytest.raises(ValueError, match="upgrade it first"):
             infer_shapes(net(text))
+
+
+def test_an_inner_product_needs_nothing_from_below() -> None:
+    layers = by_name(
+        infer_shapes(
+            net("""
+            layer { name: 'data' type: 'Input' top: 'label' input_param { shape { dim: 8 } } }
+            layer { name: 'odd' type: 'Odd' top: 'a' }
+            layer { name: 'fc5' type: 'InnerProduct' bottom: 'a' top: 'fc5'
+              inner_product_param { num_output: 16 } }
+            layer { name: 'relu' type: 'PReLU' bottom: 'fc5' top: 'fc5' }
+            layer { name: 'fc6' type: 'MarginInnerProduct' bottom: 'fc5' bottom: 'label' top: 'fc6'
+              margin_inner_product_param { num_output: 10 } }
+            layer { name: 'deep' type: 'InnerProduct' bottom: 'a' top: 'deep'
+              inner_product_param { num_output: 16 axis: 2 } }
+            layer { name: 'absurd' type: 'InnerProduct' bottom: 'a' top: 'b'
+              inner_product_param { num_output: 16 axis: 2000000000 } }
+            """)
+        )
+    )
+    assert layers["fc5"].bottoms == {"a": None}
+    assert layers["fc5"].tops == {"fc5": (None, 16)}
+    assert layers["fc5"].params == ((16, None), (16,))
+    assert layers["fc5"].problem is None
+    assert layers["fc6"].params == ((10, 16),)
+    assert layers["fc6"].problem is None
+    assert layers["deep"].tops == {"deep": (None, None, 16)}
+    assert layers["absurd"].problem == "needs the shape of 'a' (stopped at 'odd')"
+
+
+# Blobs in the file.
+
+
+def stored(blobs: str, inputs: dict[str, Sequence[int | None]] | None = None) -> LayerShapes:
+    """An InnerProduct of two outputs above a database, with blobs."""
+    text = f"""
+        layer {{ name: 'd' type: 'Data' top: 'x' top: 'label' data_param {{ batch_size: 2 }} }}
+        layer {{ name: 'ip' type: 'InnerProduct' bottom: 'x' top: 'y' {blobs}
+          inner_product_param {{ num_output: 2 }} }}
+    """
+    return infer_shapes(net(text), inputs)[-1]
+
+
+def test_blobs_in_the_file_say_the_parameters() -> None:
+    new = "blobs { shape { dim: [2, 12] } } blobs { shape { dim: 2 } }"
+    old = "blobs { height: 2 width: 12 num: 1 channels: 1 } blobs { width: 2 }"
+    old = old.replace("{ width: 2 }", "{ num: 1 channels: 1 height: 1 width: 2 }")
+    for blobs in (new, old):
+        for inputs in (None, {"x": (2, 3, 2, 2)}):
+            shapes = stored(blobs, inputs)
+            assert shapes.params == ((2, 12), (2,))
+            assert shapes.param_count == 26
+            assert shapes.problem is None
+    wrong = stored(new, {"x": (2, 13)})
+    assert wrong.problem == "InnerProduct: blob 0 is (2, 12) in the file, and not (2, 13)"
+    assert wrong.tops == {"y": (2, 2)}
+    few = stored("blobs { shape { dim: [2, 12] } }")
+    assert few.problem == "InnerProduct: the file holds 1 blobs, and the layer has 2"
+    assert stored("blobs { shape { dim: -2 } }").problem == (
+        "the file's blob 0 is (-2,): a dimension cannot be negative"
+    )
+
+
+def test_blobs_of_a_layer_without_a_rule() -> None:
+    blobs = "blobs { shape { dim: 3 } } blobs { shape { dim: [3, 4] } }"
+    shapes = run(f"layer {{ name: 'x' type: 'Odd' bottom: 'b0' top: 't0' {blobs} }}", (1, 3))
+    assert shapes.params == ((3,), (3, 4))
+    assert shapes.param_count == 15
+    assert shapes.tops == {"t0": None}
+
+
+# What a fork has and Caffe lacks.
+
+
+def fork(text: str) -> pb.NetParameter:
+    """A net as the project's own reader reads it, which keeps account of what it skips."""
+    message = pb.NetParameter()
+    assert parse(text, message)
+    upgrade_net(message)
+    return message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "layer { name: 'p' type: 'Pooling' bottom: 'x' top: 'y'"
+        " pooling_param { kernel_size: 2 ceil_mode: false } }",
+        "layers { name: 'p' type: POOLING bottom: 'x' top: 'y'"
+        " pooling_param { kernel_size: 2 ceil_mode: false } }",
+    ],
+)
+def test_a_field_of_a_fork_that_may_change_the_shape(text: str) -> None:
+    kind = text[: text.index(" ")]
+    data = "layer { name: 'd' type: 'Input' top: 'x' input_param { shape { dim: [1, 1, 6, 6] } } }"
+    if kind == "layers":
+        data = "input: 'x' input_shape { dim: [1, 1, 6, 6] }"
+    message = fork(data + text)
+    copy = pb.NetParameter()
+    copy.CopyFrom(message)
+    pool = infer_shapes(copy)[-1]
+    assert pool.tops == {"y": None}
+    assert pool.problem == (
+        "Pooling: no shape is certain with the field 'ceil_mode' of pooling_param,"
+        " which only a fork knows"
+    )
+    assert infer_shapes(message, {"y": (1, 1, 3, 3)})[-1].tops == {"y": (1, 1, 3, 3)}
+
+
+def test_a_field_of_a_fork_in_a_binary() -> None:
+    text = layer("Convolution", "convolution_param { num_output: 4 kernel_size: 3 }", 1)
+    message = net("layer { name: 'd' type: 'Input' top: 'b0' }" + text)
+    assert infer_shapes(message, {"b0": S4})[-1].problem is None
+    message.layer[1].convolution_param.MergeFromString(b"\xc0\x3e\x07")  # field 1000, a varint of 7
+    problem = infer_shapes(message, {"b0": S4})[-1].problem
+    assert problem is not None
+    assert "the field '1000' of convolution_param" in problem
+
+
+def test_a_field_of_a_fork_that_changes_no_shape() -> None:
+    message = fork(
+        "layer { name: 'd' type: 'Input' top: 'x' input_param { shape { dim: [1, 1, 6, 6] } } }"
+        "layer { name: 'c' type: 'Convolution' bottom: 'x' top: 'c' convolution_param {"
+        " num_output: 2 kernel_size: 3 weight_filler { novel: 1 } } }"
+        "layer { name: 'r' type: 'ReLU' bottom: 'c' top: 'c' relu_param { novel: 1 } }"
+    )
+    layers = infer_shapes(message)
+    assert [layer.problem for layer in layers] == [None] * 3
+    assert layers[-1].tops == {"c": (1, 2, 4, 4)}
+
+
+@pytest.mark.parametrize("type_", sorted(FORKS))
+def test_a_layer_of_a_fork(type_: str) -> None:
+    problem = run(layer(type_, "", 1), S4).problem
+    assert problem == f"layer type '{type_}' is of {FORKS[type_]}, not of BVLC's Caffe"
+    assert type_ not in LAYER_TYPES
+
+
+def test_reshape_counts_the_elements_of_the_blob() -> None:
+    shapes = run(
+        layer("Reshape", "reshape_param { shape { dim: [0, 18, -1, 0] } }", 1), (1, 2, 570, 38)
+    )
+    assert 1 * 2 * 570 * 38 == 43320
+    assert shapes.problem == (
+        "Reshape: (1, 2, 570, 38) cannot be reshaped: 43320 elements into (1, 18, -1, 38)"
+    )
+
+
+# Large nets.
+
+
+def test_work_is_linear_in_the_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    searches: list[int] = []
+
+    def search(name: str, names: Sequence[str], n: int) -> list[str]:
+        searches.append(len(names))
+        return []
+
+    monkeypatch.setattr("difflib.get_close_matches", search)
+    text = "".join(
+        f"layer {{ name: 'r{i}' type: 'ReLU' bottom: 'missing{i}' top: 't{i}' }}" for i in range(50)
+    )
+    assert all("is nobody's top" in str(layer.problem) for layer in infer_shapes(net(text)))
+    assert len(searches) == 10
 
 
 # Shared parameters.

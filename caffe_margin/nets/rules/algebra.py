@@ -80,8 +80,10 @@ def add(dim: Dim, term: int) -> Dim:
     return None if dim is None else dim + term
 
 
-def divide(dim: Dim, parts: int, what: str) -> Dim:
+def divide(dim: Dim, parts: Dim, what: str) -> Dim:
     """A dimension in equal parts; `what` says in an error what is divided."""
+    if parts is None:
+        return None
     fits = parts > 0 and (dim is None or dim % parts == 0)
     check(fits, f"{what}: {'?' if dim is None else dim} cannot be divided by {parts}")
     return None if dim is None else dim // parts

@@ -163,7 +163,9 @@ def reshape(layer: pb.LayerParameter, bottoms: list[Shape]) -> Blobs:
             explicit.append(dim)
 
     have, want = count(replaced), count(explicit)
-    message = f"{show(bottom)} cannot be reshaped: {have} elements into {show(new)}"
+    top = (*bottom[:start], *new, *bottom[stop:])
+    elements = "?" if (size := count(bottom)) is None else size
+    message = f"{show(bottom)} cannot be reshaped: {elements} elements into {show(top)}"
     if -1 in dims:
         check(want != 0 and (have is None or want is None or have % want == 0), message)
         new[dims.index(-1)] = None if have is None or want is None else have // want

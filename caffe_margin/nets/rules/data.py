@@ -9,7 +9,7 @@ from caffe_margin.nets.rules.algebra import Blobs, Dim, Shape, check, per_top, s
 def input_(layer: pb.LayerParameter, bottoms: list[Shape]) -> Blobs:
     """InputLayer::LayerSetUp."""
     shapes = [tuple(shape.dim) for shape in layer.input_param.shape]
-    check(bool(shapes), "the file gives no shape; give one among the input shapes")
+    check(bool(shapes), "the file gives no shape")
     return per_top(layer, shapes, "shape"), []
 
 
@@ -83,4 +83,4 @@ def window_data(layer: pb.LayerParameter, bottoms: list[Shape]) -> Blobs:
 
 def hdf5_data(layer: pb.LayerParameter, bottoms: list[Shape]) -> Blobs:
     """HDF5DataLayer::LayerSetUp."""
-    raise ValueError("the shapes are in the HDF5 files; give them among the input shapes")
+    raise ValueError("the shapes are in the HDF5 files")

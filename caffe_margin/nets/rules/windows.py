@@ -81,14 +81,19 @@ def _spread(dim: Dim, stride: int, pad: int, extent: int) -> Dim:
 
 
 def convolution(layer: pb.LayerParameter, bottoms: list[Shape]) -> Blobs:
-    """BaseConvolutionLayer::LayerSetUp and Reshape, for Convolution and Deconvolution."""
+    """BaseConvolutionLayer::LayerSetUp and Reshape, for Convolution and its relatives.
+
+    A depthwise one without `group` has as many groups as channels.
+    """
     check(len(layer.top) == len(bottoms), f"{len(bottoms)} bottoms need as many tops")
     param, bottom = layer.convolution_param, merge(layer, bottoms)
     axis, kernel, *steps = _windows(param, bottom)
     n, channels = param.num_output, bottom[axis]
     check(n > 0, "num_output must be positive")
-    channels_each = divide(channels, param.group, "channels by group")
-    n_each = divide(n, param.group, "num_output by group")
+    depthwise = "Depthwise" in layer.type and not param.HasField("group")
+    group = channels if depthwise else param.group
+    channels_each = divide(channels, group, "channels by group")
+    n_each = divide(n, group, "num_output by group")
     if layer.type == "Deconvolution":
         resize, weight = _spread, (channels, n_each, *kernel)
     else:
