@@ -66,6 +66,30 @@ def read_net(options: argparse.Namespace) -> pb.NetParameter:
     return net
 
 
+def add_state(command: argparse.ArgumentParser) -> None:
+    """Add the arguments that say which of a net's layers are built: --phase, --level, --stage."""
+    command.add_argument(
+        "--phase", choices=["TRAIN", "TEST"], default="TRAIN", help="the phase (default: TRAIN)"
+    )
+    command.add_argument(
+        "--level", type=int, default=0, help="the level that layers' rules ask for (default: 0)"
+    )
+    command.add_argument(
+        "--stage",
+        metavar="STAGE",
+        action="append",
+        default=[],
+        help="a stage that layers' rules ask for; may be given again",
+    )
+
+
+def filter_net(options: argparse.Namespace, net: pb.NetParameter) -> pb.NetParameter:
+    """Return the net with the layers that Caffe builds in the state of `add_state`'s arguments."""
+    from caffe_margin.files import prototxt
+
+    return prototxt.filter_net(net, options.phase, options.level, options.stage)
+
+
 def add_json(command: argparse.ArgumentParser) -> None:
     """Add --json."""
     command.add_argument("--json", action="store_true", help="print JSON")

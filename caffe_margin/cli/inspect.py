@@ -3,8 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from caffe_margin.cli.common import Commands, add_command, add_json, add_net, print_json, read_net
+from caffe_margin.cli.common import (
+    Commands,
+    add_command,
+    add_json,
+    add_net,
+    add_state,
+    filter_net,
+    print_json,
+    read_net,
+)
+
+if TYPE_CHECKING:
+    from caffe_margin.nets.shapes import Shape
+
+
+_MAX_HINTS = 4
 
 
 def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -22,9 +40,7 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
     )
     add_net(command)
     add_json(command)
-    command.add_argument(
-        "--phase", choices=["TRAIN", "TEST"], default="TRAIN", help="the phase (default: TRAIN)"
-    )
+    add_state(command)
     command.add_argument(
         "--shape",
         metavar="BLOB=D,D,...",
@@ -49,10 +65,9 @@ def _shape(text: str) -> tuple[str, tuple[int | None, ...]]:
 def run(options: argparse.Namespace) -> int:
     """Print the listing."""
     from caffe_margin.cli import tables
-    from caffe_margin.files import prototxt
     from caffe_margin.nets import shapes
 
-    net = prototxt.filter_net(read_net(options), options.phase)
+    net = filter_net(options, read_net(options))
     layers = shapes.infer_shapes(net, dict(options.shape))
     total = shapes.count_params(layers)
     if options.json:
@@ -60,6 +75,8 @@ def run(options: argparse.Namespace) -> int:
             {
                 "name": net.name,
                 "phase": options.phase,
+                "level": options.level,
+                "stages": options.stage,
                 "layers": [
                     {
                         "name": layer.name,
@@ -76,9 +93,24 @@ def run(options: argparse.Namespace) -> int:
             }
         )
         return 0
-    tables.console().print(tables.inspect_table(layers))
+    console = tables.console()
+    console.print(tables.inspect_table(layers))
     print(
         f"\n{net.name or options.net}: {len(layers)} layers in {options.phase}, "
         f"{tables.show_count(total)} parameters"
     )
+    if unknown := shapes.unknown_inputs(net, layers):
+        console.print(tables.plain(_hint(unknown)), soft_wrap=True)
     return 0
+
+
+def _hint(unknown: Mapping[str, Shape | None]) -> str:
+    """Say which shapes may be given, with letters for what is to be put in."""
+    names, flags = [], []
+    for name, shape in list(unknown.items())[:_MAX_HINTS]:
+        letters = "NCHW" if shape and len(shape) == 4 else "D" * len(shape or ())
+        dims = [letters[i] if dim is None else str(dim) for i, dim in enumerate(shape or ())]
+        names.append(repr(name))
+        flags.append("--shape " + shlex.quote(f"{name}={','.join(dims) or 'D,D,...'}"))
+    more = f" ({len(unknown) - _MAX_HINTS} more)" if len(unknown) > _MAX_HINTS else ""
+    return f"give the shape of {', '.join(names)}{more} by {' '.join(flags)}"
