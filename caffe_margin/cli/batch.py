@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from caffe_margin import caffe_margin_pb2 as pb
     from caffe_margin.maths.arrays import FloatArray
-    from caffe_margin.nets.shape_rules import Shape
+    from caffe_margin.nets.rules.algebra import Shape
     from caffe_margin.study.head import Batch
 
 DEFAULT_BATCH = 256
