@@ -31,7 +31,7 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
             "Exits 1 where a blob is outside tolerance, 2 where a file is no sound recording;\n"
             "the other files are verified all the same."
         ),
-        example="caffe-margin verify -v tests/data/caffe_dumps",
+        example="caffe-margin verify -v tests/data/recordings",
     )
     command.add_argument(
         "paths",

@@ -7,7 +7,7 @@ from google.protobuf import text_format
 from caffe_margin import caffe_margin_pb2 as pb
 from helpers.places import DATA
 
-FOLDER = DATA / "caffe_dumps"
+FOLDER = DATA / "recordings"
 
 # Of the blob's largest magnitude.
 TOLERANCE = {np.dtype(np.float64): 1e-12, np.dtype(np.float32): 2e-6}

@@ -101,22 +101,22 @@ def caffe(monkeypatch):
 
 
 @pytest.fixture
-def dump(caffe, tmp_path, capsys):
+def record(caffe, tmp_path, capsys):
     """Run the tool on the head, and return the recording's path."""
 
-    def dump(*arguments, type="QUADRUPLE", data=NOWHERE, top='top: "lambda"'):
+    def record(*arguments, type="QUADRUPLE", data=NOWHERE, top='top: "lambda"'):
         net = tmp_path / "net.prototxt"
         net.write_text(HEAD.format(type=type, data=data, top=top))
         assert dump_caffe.main([str(net), "--out", str(tmp_path / "out"), *arguments]) == 0
         return Path(capsys.readouterr().out.strip())
 
-    return dump
+    return record
 
 
 @pytest.mark.parametrize("type", ["SINGLE", "DOUBLE", "TRIPLE", "QUADRUPLE"])
 @pytest.mark.parametrize("seed", ["0", "1"])
-def test_layer(dump, type, seed, tmp_path):
-    path = dump("--layer", "fc6", "--seed", seed, "--forwards", "3", type=type)
+def test_layer(record, type, seed, tmp_path):
+    path = record("--layer", "fc6", "--seed", seed, "--forwards", "3", type=type)
     assert path == tmp_path / "out" / f"fc6_seed{seed}.npz"
     recording = read_arrays(path)
     assert recording["bottom0_data"].shape == (24, 16)
@@ -140,43 +140,43 @@ def test_layer(dump, type, seed, tmp_path):
         assert own.min() < 0 < own.max()
 
 
-def test_seeds_differ_and_repeat(dump):
-    first = read_arrays(dump("--layer", "fc6"))["bottom0_diff"]
-    np.testing.assert_array_equal(read_arrays(dump("--layer", "fc6"))["bottom0_diff"], first)
-    other = read_arrays(dump("--layer", "fc6", "--seed", "9"))["bottom0_diff"]
+def test_seeds_differ_and_repeat(record):
+    first = read_arrays(record("--layer", "fc6"))["bottom0_diff"]
+    np.testing.assert_array_equal(read_arrays(record("--layer", "fc6"))["bottom0_diff"], first)
+    other = read_arrays(record("--layer", "fc6", "--seed", "9"))["bottom0_diff"]
     assert not np.array_equal(other, first)
 
 
-def test_loss(dump):
-    path = dump("--layer", "loss", "--shape", "5,7")
+def test_loss(record):
+    path = record("--layer", "loss", "--shape", "5,7")
     verification = verify(path)
     assert verification.kind == "softmax_loss"
     assert verification.ok
     assert {check.blob for check in verification.checks} == {"top0_data", "bottom0_diff"}
 
 
-def test_a_second_top_is_added(dump):
-    recording = read_arrays(dump("--layer", "fc6", top=""))
+def test_a_second_top_is_added(record):
+    recording = read_arrays(record("--layer", "fc6", top=""))
     assert 'top: "lambda"' in str(recording["layer"])
 
 
-def test_inputs_from_a_file_or_a_recording(dump, tmp_path):
+def test_inputs_from_a_file_or_a_recording(record, tmp_path):
     x = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
     np.savez(tmp_path / "in.npz", x=x, label=[0, 6, 2], weight=np.ones((7, 5)))
-    path = dump("--layer", "fc6", "--inputs", str(tmp_path / "in.npz"))
+    path = record("--layer", "fc6", "--inputs", str(tmp_path / "in.npz"))
     recording = read_arrays(path)
     np.testing.assert_array_equal(recording["bottom0_data"], x)
     np.testing.assert_array_equal(recording["bottom1_data"], [0, 6, 2])
     np.testing.assert_array_equal(recording["blob0_data_before"], 1)
-    again = read_arrays(dump("--layer", "fc6", "--inputs", str(path), "--seed", "5"))
+    again = read_arrays(record("--layer", "fc6", "--inputs", str(path), "--seed", "5"))
     for key in recording.keys() - {"source"}:
         np.testing.assert_array_equal(again[key], recording[key])
 
 
-def test_features_are_drawn_about_the_given_labels(dump, tmp_path):
+def test_features_are_drawn_about_the_given_labels(record, tmp_path):
     label = np.arange(24) % 7
     np.savez(tmp_path / "in.npz", label=label)
-    path = dump("--layer", "fc6", "--inputs", str(tmp_path / "in.npz"), type="SINGLE")
+    path = record("--layer", "fc6", "--inputs", str(tmp_path / "in.npz"), type="SINGLE")
     recording = read_arrays(path)
     np.testing.assert_array_equal(recording["bottom1_data"], label)
     x, weight = recording["bottom0_data"], recording["blob0_data_before"][label]
@@ -184,7 +184,7 @@ def test_features_are_drawn_about_the_given_labels(dump, tmp_path):
     assert cos.std() > 0.6  # 0.25 for features that know nothing of their class
 
 
-def test_a_prototxt_that_is_not_utf_8(dump, caffe, tmp_path):
+def test_a_prototxt_that_is_not_utf_8(record, caffe, tmp_path):
     data = NOWHERE + "\n# caf\udce9\n"
     net = tmp_path / "latin.prototxt"
     text = HEAD.format(type="DOUBLE", data=data, top="")
@@ -192,21 +192,21 @@ def test_a_prototxt_that_is_not_utf_8(dump, caffe, tmp_path):
     assert dump_caffe.main([str(net), "--layer", "fc6", "--out", str(tmp_path)]) == 0
 
 
-def test_the_phase_is_in_the_name(dump):
-    assert dump("--net", "--phase", "TEST", data=INPUT).name == "head_TEST_seed0.npz"
+def test_the_phase_is_in_the_name(record):
+    assert record("--net", "--phase", "TEST", data=INPUT).name == "head_TEST_seed0.npz"
 
 
-def test_what_an_earlier_run_left_behind(dump, tmp_path):
+def test_what_an_earlier_run_left_behind(record, tmp_path):
     (tmp_path / "out" / "fc6_seed0.npz.tmp").mkdir(parents=True)
-    first = dump("--layer", "fc6")
-    assert dump("--layer", "fc6") == first
+    first = record("--layer", "fc6")
+    assert record("--layer", "fc6") == first
     names = sorted(path.name for path in first.parent.iterdir())
     assert names == ["fc6_seed0.npz", "fc6_seed0.npz.tmp"]
 
 
-def test_whole_net(dump, tmp_path):
+def test_whole_net(record, tmp_path):
     np.savez(tmp_path / "in.npz", label=[6, 5, 4, 3])
-    path = dump("--net", "--inputs", str(tmp_path / "in.npz"), data=INPUT)
+    path = record("--net", "--inputs", str(tmp_path / "in.npz"), data=INPUT)
     assert path.name == "head_seed0.npz"
     recording = read_arrays(path)
     blobs = ("fc5", "label", "fc6", "lambda", "loss")
@@ -228,8 +228,8 @@ def test_whole_net(dump, tmp_path):
     }
 
 
-def test_gpu(dump, caffe):
-    path = dump("--layer", "fc6", "--gpu", "1")
+def test_gpu(record, caffe):
+    path = record("--layer", "fc6", "--gpu", "1")
     assert caffe.modes == [1, "gpu"]
     assert ", GPU, " in str(read_arrays(path)["source"])
 
