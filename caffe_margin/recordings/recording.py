@@ -6,11 +6,9 @@ from anybody's Caffe. Every recording may hold
 
     format_version   () int    of this description; absent means 1. A higher one is refused
     source           () str    what recorded it
-    rule             () str    "paper", "exact" or "detached", or (3,) bool: normalized
-                               coefficients, margin in weight, projection; a fourth, margin in
-                               bottom, may follow, absent being true. No rule means what the layer's
-                               text says in its own ``gradient`` field: PAPER, Caffe's, where it
-                               has none
+    rule             () str    "paper" or "exact", or (3,) bool, the switches of `GradientRule` in
+                               their order; absent means what the layer's text says in its own
+                               ``gradient`` field: PAPER, Caffe's, where it has none
 
 and is of the first of these kinds whose keys it has. M is the batch, N the classes, K the features;
 D is float32 or float64, the layer's Dtype, one for the whole file.
@@ -61,6 +59,8 @@ others are not.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import astuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,8 +68,7 @@ from numpy.typing import NDArray
 from caffe_margin import caffe_margin_pb2 as pb
 from caffe_margin.files import prototxt
 from caffe_margin.files.upgrade import upgrade_net
-from caffe_margin.layers.checks import DTYPES, describe
-from caffe_margin.maths.arrays import FloatArray
+from caffe_margin.layers.layer import DTYPES, FloatArray, describe
 from caffe_margin.maths.gradient import NAMED_RULES, GradientRule
 from caffe_margin.nets import plugin_text
 
@@ -83,10 +82,24 @@ class Recording:
 
     def __init__(self, arrays: Mapping[str, NDArray]) -> None:
         self.arrays = arrays
-        self.dtype = DTYPES[0]
 
     def __contains__(self, key: str) -> bool:
         return key in self.arrays
+
+    def check_format(self) -> None:
+        """Raise ValueError where this is no recording, or one of a format that is not known."""
+        if not {"layer", "net"} & self.arrays.keys():
+            held = sorted(self.arrays)
+            some = ", ".join(ascii(key)[1:-1][:40] for key in held[:5]) + ", ..." * (len(held) > 5)
+            raise ValueError(f"it is no recording, which holds layer or net; it holds {some or 0}")
+        version = self.number("format_version") if "format_version" in self else 1
+        if version > FORMAT_VERSION:
+            raise ValueError(
+                f"the recording is of format version {version}; this caffe_margin reads up to "
+                f"version {FORMAT_VERSION}"
+            )
+        if version < 1:
+            raise ValueError(f"format_version is {version}; the first is 1")
 
     def array(self, key: str, kinds: str, shape: tuple[int | None, ...] | None = None) -> NDArray:
         """Return an array of a dtype kind and of a shape, where None is any dimension."""
@@ -103,20 +116,23 @@ class Recording:
             raise ValueError(f"{key} is {describe(array)}; it must be {wanted}{what}")
         return array
 
-    def floats(self, key: str, shape: tuple[int | None, ...] | None = None) -> FloatArray:
-        """Return an array of the recording's dtype."""
+    def floats(
+        self,
+        key: str,
+        shape: tuple[int | None, ...] | None = None,
+        dtype: np.dtype[Any] | None = None,
+    ) -> FloatArray:
+        """Return an array of the recording's dtype; None for the first, which says what that is."""
         array = self.array(key, "f", shape)
-        if array.dtype != self.dtype:
-            raise ValueError(f"{key} is {describe(array)}; the recording is {self.dtype}")
+        if dtype is None and array.dtype not in DTYPES:
+            raise ValueError(f"{key} is {describe(array)}; it must be float32 or float64")
+        if dtype is not None and array.dtype != dtype:
+            raise ValueError(f"{key} is {describe(array)}; the recording is {dtype}")
         return array
 
-    def first_floats(self, key: str, shape: tuple[int | None, ...] | None = None) -> FloatArray:
-        """Return the array whose dtype is the recording's."""
-        array = self.array(key, "f", shape)
-        if array.dtype not in DTYPES:
-            raise ValueError(f"{key} is {describe(array)}; it must be float32 or float64")
-        self.dtype = array.dtype
-        return array
+    def number(self, key: str) -> int:
+        """Return a whole number."""
+        return int(self.array(key, "iu", ()))
 
     def text(self, key: str) -> str:
         array = self.array(key, "U", ())
@@ -142,27 +158,19 @@ class Recording:
         if "rule" not in self:
             return None
         if self.arrays["rule"].dtype.kind == "b":
-            switches = self.array("rule", "b")
-            if switches.shape not in ((3,), (4,)):
-                raise ValueError(f"rule is {describe(switches)}; it must be (3,) or (4,) bool")
-            return rule_of(switches.tolist())
-        return GradientRule.of(self.text("rule"))
+            return rule_of(self.array("rule", "b", (3,)))
+        return rule_of(np.array(self.text("rule")))
 
 
-def rule_of(switches: list[bool]) -> GradientRule:
-    """Return the rule that a recording's booleans stand for."""
-    normalized_coefficients, margin_in_weight, projection, *margin_in_bottom = switches
-    return GradientRule(
-        normalized_coefficients=normalized_coefficients,
-        detached_in_bottom=margin_in_bottom == [False],
-        detached_in_weight=not margin_in_weight,
-        no_projection=not projection,
-    )
+def rule_of(array: NDArray) -> GradientRule:
+    """Return the rule that a recording's ``rule`` stands for: a name, or three switches.
+
+    Raises:
+        ValueError: there is no rule of this name.
+    """
+    return GradientRule(*array.tolist()) if array.dtype.kind == "b" else GradientRule.of(str(array))
 
 
 def as_recorded(rule: GradientRule) -> NDArray:
-    """Return what a recording holds of a rule: its name, or its booleans."""
-    if rule.name in NAMED_RULES:
-        return np.array(rule.name)
-    switches = [rule.normalized_coefficients, not rule.detached_in_weight, not rule.no_projection]
-    return np.array([*switches, False] if rule.detached_in_bottom else switches)
+    """Return what a recording's ``rule`` holds for a rule: its name where it has one."""
+    return np.array(rule.name if rule.name in NAMED_RULES else astuple(rule))

@@ -5,27 +5,33 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Iterator
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from caffe_margin import caffe_margin_pb2 as pb
 from caffe_margin.files import prototxt
 from caffe_margin.files.npz import MAX_BYTES, read_arrays
 from caffe_margin.files.upgrade import upgrade_solver
-from caffe_margin.layers.checks import canonical_axis
-from caffe_margin.layers.layer import Blob
+from caffe_margin.layers.layer import Blob, FloatArray
 from caffe_margin.layers.margin_inner_product import ENGINES, MarginInnerProduct
 from caffe_margin.layers.softmax_with_loss import SoftmaxWithLoss
-from caffe_margin.maths.arrays import FloatArray
+from caffe_margin.maths.gradient import GradientRule
 from caffe_margin.recordings.check import Check, Verification, compare_blob
-from caffe_margin.recordings.recording import FORMAT_VERSION, Recording
+from caffe_margin.recordings.record import LayerRun, make_layer, top_shape
+from caffe_margin.recordings.recording import Recording
 from caffe_margin.solver.sgd import SGD
 
 MAX_FORWARDS = 10_000
 MAX_LOGITS = MAX_BYTES // 16
 """Bytes of one M x N array at most; a replay holds about ten."""
+
+AUTOMATIC = "(automatic)"
+"""What Caffe's Net calls the top of a loss that has none."""
 
 
 def verify(path: str | os.PathLike[str], rtol: float | None = None) -> Verification:
@@ -47,7 +53,9 @@ def verify(path: str | os.PathLike[str], rtol: float | None = None) -> Verificat
     try:
         with np.errstate(all="ignore"), warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            verification = _replay(recording, rtol)
+            replay = replay_of(recording)
+            checks = tuple(replay.checks(rtol))
+            verification = Verification(replay.kind, recording.source, checks, replay.not_replayed)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     for warning in caught:
@@ -55,149 +63,280 @@ def verify(path: str | os.PathLike[str], rtol: float | None = None) -> Verificat
     return verification
 
 
-def _replay(recording: Recording, rtol: float | None) -> Verification:
-    if not {"layer", "net"} & recording.arrays.keys():
-        held = sorted(recording.arrays)
-        some = ", ".join(ascii(key)[1:-1][:40] for key in held[:5]) + ", ..." * (len(held) > 5)
-        raise ValueError(f"it is no recording, which holds layer or net; it holds {some or 0}")
-    if "format_version" in recording:
-        version = int(recording.array("format_version", "iu", ()))
-        if version > FORMAT_VERSION:
-            raise ValueError(
-                f"the recording is of format version {version}; this caffe_margin reads up to "
-                f"version {FORMAT_VERSION}"
-            )
-        if version < 1:
-            raise ValueError(f"format_version is {version}; the first is 1")
+def replay_of(recording: Recording) -> Replay:
+    """Return the replay of a recording's kind, which its keys say.
+
+    Raises:
+        ValueError: as `verify`.
+    """
+    recording.check_format()
     if "layer" not in recording:
-        if "solver" in recording:
-            checks = _replay_head_sgd(recording, rtol)
-            return Verification("head_sgd", recording.source, tuple(checks))
-        return _replay_net(recording, rtol)
+        kind = HeadSgdReplay if "solver" in recording else NetReplay
+        return kind.of(recording)
     layers = recording.net().layer
     if len(layers) != 1:
         raise ValueError(f"layer holds {len(layers)} layers; it must hold one")
-    if layers[0].type == MarginInnerProduct.type:
-        checks = _replay_layer(recording, layers[0], rtol)
-        return Verification("layer", recording.source, tuple(checks))
-    if layers[0].type == SoftmaxWithLoss.type:
-        checks = _replay_softmax_loss(recording, layers[0], rtol)
-        return Verification("softmax_loss", recording.source, tuple(checks))
-    raise ValueError(
-        f"the layer is of type {layers[0].type!r}; {MarginInnerProduct.type} and "
-        f"{SoftmaxWithLoss.type} can be replayed"
-    )
-
-
-def _replay_layer(
-    recording: Recording, layer_param: pb.LayerParameter, rtol: float | None
-) -> Iterator[Check]:
-    x = recording.first_floats("bottom0_data")
-    label = recording.array("bottom1_data", "fiu")
-    forwards = int(recording.array("forwards", "iu", ()))
-    if not 1 <= forwards <= MAX_FORWARDS:
-        raise ValueError(f"forwards is {forwards}; it must lie in [1, {MAX_FORWARDS}]")
-    weight = recording.floats("blob0_data_before", (None, None))
-    weight_diff = recording.floats("blob0_diff_before", weight.shape)
-    propagate_down = bool(recording.array("propagate_down", "b", (2,))[0])
-    param_propagate_down = recording.array("param_propagate_down", "b", (1,)).tolist()
-    if not propagate_down and "bottom0_diff" in recording:
-        raise ValueError("there is a bottom0_diff, though propagate_down[0] is false")
-    top_shape = _top_shape(layer_param, x.shape, x.dtype)
-    for engine in ENGINES:
-        layer = _make_layer(layer_param, recording, engine, weight)
-        layer.blobs[0].diff[...] = weight_diff
-        layer.param_propagate_down = param_propagate_down
-        layer.check([Blob(x), Blob(label)])
-        # Before anything of the top's size is made: a small file can ask for a large top.
-        top_diff = recording.floats("top0_diff", top_shape)
-        recording.floats("top0_data", top_shape)
-        lambdas = []
-        for _ in range(forwards):
-            top = layer.forward(x, label)
-            lambdas.append(layer.lambda_)
-        bottom = Blob(x)
-        layer.backward_cpu([Blob(top, top_diff)], [propagate_down, False], [bottom])
-        computed = {
-            "top0_data": top,
-            "top1_data": np.array(lambdas),
-            "blob0_data": layer.weight,
-            "blob0_diff": layer.blobs[0].diff,
-            "bottom0_diff": bottom.diff,
-        }
-        if "top1_data" not in recording:
-            del computed["top1_data"]
-        if not propagate_down:
-            del computed["bottom0_diff"]
-        for key, blob in computed.items():
-            yield compare_blob(key, engine, blob, recording.floats(key), rtol)
-        if engine == "line_by_line":
-            private = layer.saved.private._asdict()  # type: ignore[union-attr]
-            for key in sorted(recording.arrays):
-                name = key.removeprefix("internal_")
-                if name != key and name in private:
-                    recorded = recording.floats(key)
-                    if private[name].size == recorded.size:
-                        private[name] = private[name].reshape(recorded.shape)
-                    yield compare_blob(key, engine, private[name], recorded, rtol)
-
-
-def _replay_softmax_loss(
-    recording: Recording, layer_param: pb.LayerParameter, rtol: float | None
-) -> Iterator[Check]:
-    layer = SoftmaxWithLoss.from_param(layer_param)
-    scores = recording.first_floats("bottom0_data")
-    _check_logits(scores.shape, scores.dtype)
-    loss = layer.forward(scores, recording.array("bottom1_data", "fiu"))
-    yield compare_blob("top0_data", "", loss, recording.floats("top0_data"), rtol)
-    if "bottom0_diff" in recording:
-        yield compare_blob(
-            "bottom0_diff", "", layer.backward(), recording.floats("bottom0_diff"), rtol
-        )
-
-
-def _replay_head_sgd(recording: Recording, rtol: float | None) -> Iterator[Check]:
-    net = prototxt.filter_net(recording.net(), "TRAIN")
-    layer_param = prototxt.find_layer(net, None, MarginInnerProduct.type)
-    loss_param = prototxt.find_layer(net, None, SoftmaxWithLoss.type)
-    solver_param = prototxt.parse_text(
-        recording.text("solver"), pb.SolverParameter(), filename="solver"
-    )
-    upgrade_solver(solver_param)
-    if solver_param.iter_size != 1:
-        raise ValueError(f"the solver's iter_size is {solver_param.iter_size}; it must be 1")
-
-    fc5 = recording.first_floats("fc5")
-    label = recording.array("label", "fiu")
-    weight_before = recording.floats("weight_before", (None, None))
-    if fc5.ndim < 2 or label.shape[:1] != fc5.shape[:1] or not len(fc5):
+    if layers[0].type not in LAYER_REPLAYS:
         raise ValueError(
-            f"fc5 is {fc5.shape} and label {label.shape}; both must hold T batches, 1 or more"
+            f"the layer is of type {layers[0].type!r}; {' and '.join(LAYER_REPLAYS)} can be "
+            f"replayed"
         )
-    _top_shape(layer_param, fc5.shape[1:], fc5.dtype)
-    T = len(fc5)
-    recorded = {key: recording.floats(key, (T,)) for key in ("loss", "lambda_")}
-    after: dict[int, FloatArray] = {}
-    if "weight_after_iterations" in recording:
-        iterations = recording.array("weight_after_iterations", "iu", (None,)).tolist()
-        weights = recording.floats("weight_after", (len(iterations), *weight_before.shape))
-        if not all(1 <= iteration <= T for iteration in iterations):
-            raise ValueError(f"weight_after_iterations is {iterations}; all must lie in [1, {T}]")
-        if len(set(iterations)) < len(iterations):
-            raise ValueError(f"weight_after_iterations is {iterations}; one is there twice")
-        after = dict(zip(iterations, weights, strict=True))
+    return LAYER_REPLAYS[layers[0].type].of_layer(recording, layers[0])
 
-    for engine in ENGINES:
-        layer = _make_layer(layer_param, recording, engine, weight_before)
-        for x, y in zip(fc5, label, strict=True):
-            layer.check([Blob(x), Blob(y)])
-        loss_layer, sgd = SoftmaxWithLoss.from_param(loss_param), SGD(solver_param)
-        computed = {key: np.full_like(array, np.nan) for key, array in recorded.items()}
-        computed_after = {i: np.full_like(weight, np.nan) for i, weight in after.items()}
-        for i in range(T):
+
+class Replay:
+    """A recording's inputs and outputs, read and checked.
+
+    Attributes:
+        kind: as in `Verification`.
+        not_replayed: as in `Verification`.
+    """
+
+    kind: ClassVar[str]
+    not_replayed: tuple[str, ...] = ()
+
+    def checks(self, rtol: float | None) -> Iterator[Check]:
+        """Run the layers, and yield every blob held against the recorded one."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class LayerReplay(Replay):
+    """MarginInnerProduct: Forward once or more on one input, then one Backward.
+
+    Attributes:
+        inputs: what went in.
+        outputs: what came out, by the keys of a recording of the layer alone.
+    """
+
+    kind = "layer"
+
+    inputs: LayerRun
+    outputs: Mapping[str, NDArray]
+
+    @classmethod
+    def of_layer(cls, recording: Recording, layer_param: pb.LayerParameter) -> LayerReplay:
+        """Read a recording of the layer alone."""
+        x = recording.floats("bottom0_data")
+        _check_logits(top_shape(layer_param, x.shape), x.dtype)
+        forwards = recording.number("forwards")
+        if not 1 <= forwards <= MAX_FORWARDS:
+            raise ValueError(f"forwards is {forwards}; it must lie in [1, {MAX_FORWARDS}]")
+        weight = recording.floats("blob0_data_before", (None, None), x.dtype)
+        propagate_down = bool(recording.array("propagate_down", "b", (2,))[0])
+        if not propagate_down and "bottom0_diff" in recording:
+            raise ValueError("there is a bottom0_diff, though propagate_down[0] is false")
+        inputs = LayerRun(
+            layer_param,
+            recording.rule,
+            x,
+            label=recording.array("bottom1_data", "fiu"),
+            weight=weight,
+            weight_diff=recording.floats("blob0_diff_before", weight.shape, x.dtype),
+            top_diff=recording.floats("top0_diff", dtype=x.dtype),
+            forwards=forwards,
+            propagate_down=propagate_down,
+            param_propagate_down=bool(recording.array("param_propagate_down", "b", (1,))[0]),
+        )
+        keys = ["top0_data", "top1_data", "blob0_data", "blob0_diff", "bottom0_diff"]
+        if "top1_data" not in recording:
+            keys.remove("top1_data")
+        if not propagate_down:
+            keys.remove("bottom0_diff")
+        outputs = {key: recording.floats(key, dtype=x.dtype) for key in keys}
+        for key in sorted(recording.arrays):
+            if key.startswith("internal_"):
+                outputs[key] = recording.arrays[key]
+        return cls(inputs, outputs)
+
+    @classmethod
+    def of_net(
+        cls, recording: Recording, layer_param: pb.LayerParameter, has_diff: bool
+    ) -> LayerReplay:
+        """Read the layer out of a recording of a whole net.
+
+        Args:
+            recording: the recording.
+            layer_param: the layer, with two bottoms and one top or more.
+            has_diff: whether the recorded diff of bottom[0] is this layer's.
+        """
+        name, (bottom, label) = layer_param.name, layer_param.bottom
+        x = recording.floats(f"blob/{bottom}/data")
+        _check_logits(top_shape(layer_param, x.shape), x.dtype)
+        top = layer_param.top[0]
+        weight = recording.floats(f"param/{name}/0/data_before", (None, None), x.dtype)
+        outputs = {"top0_data": recording.floats(f"blob/{top}/data", dtype=x.dtype)}
+        if len(layer_param.top) > 1:
+            lambda_ = f"blob/{layer_param.top[1]}/data"
+            outputs["top1_data"] = recording.floats(lambda_, (1,), x.dtype)
+        for key, part in (("blob0_data", "data"), ("blob0_diff", "diff")):
+            outputs[key] = recording.floats(f"param/{name}/0/{part}", weight.shape, x.dtype)
+        if has_diff:
+            outputs["bottom0_diff"] = recording.floats(f"blob/{bottom}/diff", x.shape, x.dtype)
+        inputs = LayerRun(
+            layer_param,
+            recording.rule,
+            x,
+            label=recording.array(f"blob/{label}/data", "fiu"),
+            weight=weight,
+            weight_diff=np.zeros_like(weight),
+            top_diff=recording.floats(f"blob/{top}/diff", dtype=x.dtype),
+            propagate_down=has_diff,
+            param_propagate_down=bool(outputs["blob0_diff"].any()),
+        )
+        return cls(inputs, outputs)
+
+    def checks(self, rtol: float | None) -> Iterator[Check]:
+        """Yield each output under both engines; private blobs under the one that has them."""
+        for engine in ENGINES:
+            computed = self.inputs.run(engine)
+            for key, recorded in self.outputs.items():
+                if key not in computed:
+                    continue
+                blob = computed[key]
+                if key.startswith("internal_") and blob.size == recorded.size:
+                    blob = blob.reshape(recorded.shape)
+                yield compare_blob(key, engine, blob, recorded, rtol)
+
+
+@dataclass(frozen=True)
+class SoftmaxLossReplay(Replay):
+    """SoftmaxWithLoss: one Forward, and one Backward from its ``loss_weight``.
+
+    Attributes:
+        layer_param: the layer's message.
+        scores, label: the bottoms.
+        loss: the top, before ``loss_weight``.
+        diff: the diff of the scores; None where it was not recorded.
+    """
+
+    kind = "softmax_loss"
+
+    layer_param: pb.LayerParameter
+    scores: FloatArray
+    label: NDArray
+    loss: FloatArray
+    diff: FloatArray | None
+
+    @classmethod
+    def of_layer(cls, recording: Recording, layer_param: pb.LayerParameter) -> SoftmaxLossReplay:
+        """Read a recording of the layer alone."""
+        scores = recording.floats("bottom0_data")
+        return cls(
+            layer_param,
+            scores,
+            recording.array("bottom1_data", "fiu"),
+            recording.floats("top0_data", dtype=scores.dtype),
+            recording.floats("bottom0_diff", dtype=scores.dtype)
+            if "bottom0_diff" in recording
+            else None,
+        )
+
+    @classmethod
+    def of_net(
+        cls, recording: Recording, layer_param: pb.LayerParameter, has_diff: bool
+    ) -> SoftmaxLossReplay:
+        """Read the layer out of a recording of a whole net, as `LayerReplay.of_net`."""
+        bottom, label = layer_param.bottom
+        top = _first_top(layer_param)
+        scores = recording.floats(f"blob/{bottom}/data")
+        return cls(
+            layer_param,
+            scores,
+            recording.array(f"blob/{label}/data", "fiu"),
+            recording.floats(f"blob/{top}/data", dtype=scores.dtype),
+            recording.floats(f"blob/{bottom}/diff", dtype=scores.dtype) if has_diff else None,
+        )
+
+    def checks(self, rtol: float | None) -> Iterator[Check]:
+        """Yield the loss, and the diff where there is one."""
+        _check_logits(self.scores.shape, self.scores.dtype)
+        layer = SoftmaxWithLoss(self.layer_param)
+        loss = layer.forward(self.scores, self.label)
+        yield compare_blob("top0_data", "", loss, self.loss, rtol)
+        if self.diff is not None:
+            yield compare_blob("bottom0_diff", "", layer.backward(), self.diff, rtol)
+
+
+LAYER_REPLAYS: dict[str, type[LayerReplay | SoftmaxLossReplay]] = {
+    MarginInnerProduct.type: LayerReplay,
+    SoftmaxWithLoss.type: SoftmaxLossReplay,
+}
+"""Which layers can be replayed, alone or out of a net."""
+
+
+@dataclass(frozen=True)
+class HeadSgdReplay(Replay):
+    """T iterations of Caffe's SGD on MarginInnerProduct below SoftmaxWithLoss.
+
+    Attributes:
+        layer_param, loss_param, solver_param: the two layers, and the solver.
+        rule: the gradient rule; None for what the layer says.
+        x, label: (T, M, ...) and (T, ...), a batch an iteration.
+        weight: (N, K), before the first iteration.
+        recorded: ``loss`` and ``lambda_``, of shape (T,).
+        weight_after: the weight after that many iterations.
+    """
+
+    kind = "head_sgd"
+
+    layer_param: pb.LayerParameter
+    loss_param: pb.LayerParameter
+    solver_param: pb.SolverParameter
+    rule: GradientRule | None
+    x: FloatArray
+    label: NDArray
+    weight: FloatArray
+    recorded: Mapping[str, FloatArray]
+    weight_after: Mapping[int, FloatArray]
+
+    @classmethod
+    def of(cls, recording: Recording) -> HeadSgdReplay:
+        """Read the recording."""
+        net = prototxt.filter_net(recording.net(), "TRAIN")
+        layer_param = prototxt.find_layer(net, None, MarginInnerProduct.type)
+        loss_param = prototxt.find_layer(net, None, SoftmaxWithLoss.type)
+        solver_param = _read_solver(recording)
+        x, label = recording.floats("fc5"), recording.array("label", "fiu")
+        weight = recording.floats("weight_before", (None, None), x.dtype)
+        if x.ndim < 2 or label.shape[:1] != x.shape[:1] or not len(x):
+            raise ValueError(
+                f"fc5 is {x.shape} and label {label.shape}; both must hold T batches, 1 or more"
+            )
+        _check_logits(top_shape(layer_param, x.shape[1:]), x.dtype)
+        return cls(
+            layer_param,
+            loss_param,
+            solver_param,
+            recording.rule,
+            x,
+            label,
+            weight,
+            {key: recording.floats(key, x.shape[:1], x.dtype) for key in ("loss", "lambda_")},
+            _read_weight_after(recording, len(x), weight),
+        )
+
+    def checks(self, rtol: float | None) -> Iterator[Check]:
+        """Yield the losses, the lambdas and the weights, under both engines."""
+        for engine in ENGINES:
+            computed, weight_after = self._train(engine)
+            for key, blob in computed.items():
+                yield compare_blob(key, engine, blob, self.recorded[key], rtol)
+            for i, blob in weight_after.items():
+                yield compare_blob(f"weight_after {i}", engine, blob, self.weight_after[i], rtol)
+
+    def _train(self, engine: str) -> tuple[dict[str, FloatArray], dict[int, FloatArray]]:
+        """Return what `recorded` and `weight_after` hold, as computed."""
+        layer = make_layer(self.layer_param, self.rule, engine, self.weight)
+        for x, label in zip(self.x, self.label, strict=True):
+            layer.check([Blob(x), Blob(label)])
+        loss_layer, sgd = SoftmaxWithLoss(self.loss_param), SGD(self.solver_param)
+        computed = {key: np.full_like(array, np.nan) for key, array in self.recorded.items()}
+        after = {i: np.full_like(weight, np.nan) for i, weight in self.weight_after.items()}
+        for i, (x, label) in enumerate(zip(self.x, self.label, strict=True)):
             try:
-                top = layer.forward(fc5[i], label[i])
-                computed["loss"][i] = loss_layer.forward(top, label[i])
+                top = layer.forward(x, label)
+                computed["loss"][i] = loss_layer.forward(top, label)
             except ValueError:
                 if i == 0:
                     raise
@@ -205,108 +344,120 @@ def _replay_head_sgd(recording: Recording, rtol: float | None) -> Iterator[Check
             computed["lambda_"][i] = layer.lambda_
             layer.blobs[0].diff[...] = 0
             layer.backward(loss_layer.backward())
-            sgd.step([layer.weight], [layer.blobs[0].diff], layer_param.param)
+            sgd.step([layer.weight], [layer.blobs[0].diff], self.layer_param.param)
             if i + 1 in after:
-                computed_after[i + 1][...] = layer.weight
-        for key, blob in computed.items():
-            yield compare_blob(key, engine, blob, recorded[key], rtol)
-        for i, blob in computed_after.items():
-            yield compare_blob(f"weight_after {i}", engine, blob, after[i], rtol)
+                after[i + 1][...] = layer.weight
+        return computed, after
 
 
-def _replay_net(recording: Recording, rtol: float | None) -> Verification:
-    """Replay each layer we have as a recording of its own, of the kinds above."""
-    net = prototxt.filter_net(recording.net(), recording.text("phase"))
-    # A loss may have no top; Caffe's Net then adds one of this name.
-    tops = [top for layer in net.layer for top in layer.top or ["(automatic)"]]
-    bottoms = [bottom for layer in net.layer for bottom in layer.bottom]
-    params = [spec.name for layer in net.layer for spec in layer.param]
-    checks: list[Check] = []
-    not_replayed: list[str] = []
-    for layer_param in net.layer:
-        is_margin = layer_param.type == MarginInnerProduct.type
-        if not is_margin and layer_param.type != SoftmaxWithLoss.type:
-            not_replayed.append(layer_param.type)
-            continue
-        name = layer_param.name
-        if len(layer_param.bottom) != 2:
-            raise ValueError(f"layer {name!r} has {len(layer_param.bottom)} bottoms; it needs 2")
-        x, label = layer_param.bottom
-        top = (*layer_param.top, "(automatic)")[0]
-        if (
-            tops.count(top) > 1  # a layer above has overwritten the top in place
-            or (not layer_param.top and f"blob/{top}/data" not in recording)
-            or (not is_margin and len(layer_param.loss_weight) > 1)
-        ):
-            not_replayed.append(layer_param.type)
-            continue
-        keys = {
-            "bottom0_data": f"blob/{x}/data",
-            "bottom1_data": f"blob/{label}/data",
-            "top0_data": f"blob/{top}/data",
-        }
-        # Where several layers read a blob, or write to it, its diff is not this layer's alone. And
-        # Caffe leaves a diff at zero where nothing below has parameters to learn.
-        bottom_diff = f"blob/{x}/diff"
-        has_diff = bottoms.count(x) == tops.count(x) == 1
-        if has_diff and recording.array(bottom_diff, "f").any():
-            keys["bottom0_diff"] = bottom_diff
-        if is_margin:
-            keys["top0_diff"] = f"blob/{top}/diff"
-            keys["blob0_data_before"] = f"param/{name}/0/data_before"
-            keys["blob0_data"] = f"param/{name}/0/data"
-            keys["blob0_diff"] = f"param/{name}/0/diff"
-        arrays = {key: recording.array(theirs, "fiu") for key, theirs in keys.items()}
-        if is_margin:
-            arrays["forwards"] = np.array(1)
-            arrays["propagate_down"] = np.array(["bottom0_diff" in keys, False])
-            arrays["param_propagate_down"] = np.array([arrays["blob0_diff"].any()])
-            arrays["blob0_diff_before"] = np.zeros_like(arrays["blob0_data_before"])
-            if len(layer_param.top) > 1:
-                arrays["top1_data"] = recording.array(f"blob/{layer_param.top[1]}/data", "f", (1,))
-        if "rule" in recording:
-            arrays["rule"] = recording.arrays["rule"]
-        replay = _replay_layer if is_margin else _replay_softmax_loss
-        # Layers that share a weight by its name add to one diff, and each may normalise it.
-        weight_name = layer_param.param[0].name if layer_param.param else ""
-        shared = bool(weight_name) and params.count(weight_name) > 1
-        for check in replay(Recording(arrays), layer_param, rtol):
-            if not (shared and check.blob in ("blob0_data", "blob0_diff")):
-                checks.append(replace(check, blob=f"{ascii(name)[1:-1]}/{check.blob}"))
-    if not checks:
-        raise ValueError(
-            f"the net has no {MarginInnerProduct.type} or {SoftmaxWithLoss.type} that can be "
-            f"replayed"
-        )
-    return Verification("net", recording.source, tuple(checks), tuple(not_replayed))
+def _read_solver(recording: Recording) -> pb.SolverParameter:
+    text = recording.text("solver")
+    solver_param = prototxt.parse_text(text, pb.SolverParameter(), filename="solver")
+    upgrade_solver(solver_param)
+    if solver_param.iter_size != 1:
+        raise ValueError(f"the solver's iter_size is {solver_param.iter_size}; it must be 1")
+    return solver_param
 
 
-def _top_shape(
-    layer_param: pb.LayerParameter, shape: tuple[int, ...], dtype: np.dtype
-) -> tuple[int, ...]:
-    """Return the top's shape for a bottom's.
+def _read_weight_after(recording: Recording, T: int, weight: FloatArray) -> dict[int, FloatArray]:
+    """Return ``weight_after`` by ``weight_after_iterations``; empty where there is none."""
+    if "weight_after_iterations" not in recording:
+        return {}
+    iterations = recording.array("weight_after_iterations", "iu", (None,)).tolist()
+    weights = recording.floats("weight_after", (len(iterations), *weight.shape), weight.dtype)
+    if not all(1 <= iteration <= T for iteration in iterations):
+        raise ValueError(f"weight_after_iterations is {iterations}; all must lie in [1, {T}]")
+    if len(set(iterations)) < len(iterations):
+        raise ValueError(f"weight_after_iterations is {iterations}; one is there twice")
+    return dict(zip(iterations, weights, strict=True))
 
-    Raises:
-        ValueError: the layer's axis is out of range, or a replay would take too much memory.
+
+class NetReplay(Replay):
+    """A whole net, one Forward and one Backward; each layer that can be is replayed by itself.
+
+    A net's blobs are recorded after Backward, so that what a layer read or wrote is there only
+    where no other layer wrote over it or added to it; the methods whose names say so find out.
+
+    Attributes:
+        layers: those that are replayed.
     """
-    param = layer_param.margin_inner_product_param
-    axis = canonical_axis(param.axis, shape, layer_param.name)
-    top_shape = (*shape[:axis], param.num_output)
-    _check_logits(top_shape, dtype)
-    return top_shape
+
+    kind = "net"
+
+    def __init__(self, recording: Recording, net: pb.NetParameter) -> None:
+        self._recording = recording
+        self._writers = Counter(top for layer in net.layer for top in layer.top or [AUTOMATIC])
+        self._readers = Counter(bottom for layer in net.layer for bottom in layer.bottom)
+        self._weight_users = Counter(spec.name for layer in net.layer for spec in layer.param)
+        can = [(layer, self._can_replay(layer)) for layer in net.layer]
+        self.layers = [layer for layer, replayed in can if replayed]
+        self.not_replayed = tuple(layer.type for layer, replayed in can if not replayed)
+        if not self.layers:
+            raise ValueError(f"the net has no {' or '.join(LAYER_REPLAYS)} that can be replayed")
+
+    @classmethod
+    def of(cls, recording: Recording) -> NetReplay:
+        """Read the net of the recorded phase."""
+        return cls(recording, prototxt.filter_net(recording.net(), recording.text("phase")))
+
+    def checks(self, rtol: float | None) -> Iterator[Check]:
+        """Yield the checks of each layer, its name before the blob's."""
+        for layer in self.layers:
+            replay = LAYER_REPLAYS[layer.type].of_net(
+                self._recording, layer, has_diff=self._diff_is_its_own(layer)
+            )
+            for check in replay.checks(rtol):
+                if self._shares_its_weight(layer) and check.blob in ("blob0_data", "blob0_diff"):
+                    continue
+                yield replace(check, blob=f"{ascii(layer.name)[1:-1]}/{check.blob}")
+
+    def _can_replay(self, layer: pb.LayerParameter) -> bool:
+        if layer.type not in LAYER_REPLAYS:
+            return False
+        if len(layer.bottom) != 2:
+            raise ValueError(f"layer {layer.name!r} has {len(layer.bottom)} bottoms; it needs 2")
+        return not (
+            self._top_is_overwritten(layer)
+            or self._top_is_missing(layer)
+            or self._weighs_its_probabilities(layer)
+        )
+
+    def _top_is_overwritten(self, layer: pb.LayerParameter) -> bool:
+        """Whether a layer above works in place, or a second loss has its top under this name."""
+        return self._writers[_first_top(layer)] > 1
+
+    def _top_is_missing(self, layer: pb.LayerParameter) -> bool:
+        """Whether the layer names no top, and Caffe's own name for it is not in the recording."""
+        return not layer.top and f"blob/{AUTOMATIC}/data" not in self._recording
+
+    def _weighs_its_probabilities(self, layer: pb.LayerParameter) -> bool:
+        """Whether a loss weight is given to its second top, the probabilities, too."""
+        return layer.type == SoftmaxWithLoss.type and len(layer.loss_weight) > 1
+
+    def _diff_is_its_own(self, layer: pb.LayerParameter) -> bool:
+        """Whether the diff of bottom[0] is what this layer wrote, and neither a sum nor left alone.
+
+        Caffe leaves it at zero where nothing below has parameters to learn.
+        """
+        bottom = layer.bottom[0]
+        return self._readers[bottom] == self._writers[bottom] == 1 and bool(
+            self._recording.array(f"blob/{bottom}/diff", "f").any()
+        )
+
+    def _shares_its_weight(self, layer: pb.LayerParameter) -> bool:
+        """Whether others add to the weight's diff, and may normalise the weight as well."""
+        name = layer.param[0].name if layer.param else ""
+        return bool(name) and self._weight_users[name] > 1
+
+
+def _first_top(layer: pb.LayerParameter) -> str:
+    return layer.top[0] if layer.top else AUTOMATIC
 
 
 def _check_logits(shape: tuple[int, ...], dtype: np.dtype) -> None:
+    """Raise ValueError where a replay would take too much memory."""
     size = math.prod(shape) * dtype.itemsize
     if size > MAX_LOGITS:
         raise ValueError(
             f"its logits, {shape} {dtype}, take {size} bytes; up to {MAX_LOGITS} are replayed"
         )
-
-
-def _make_layer(
-    layer_param: pb.LayerParameter, recording: Recording, engine: str, weight: FloatArray
-) -> MarginInnerProduct:
-    layer = MarginInnerProduct.from_param(layer_param, gradient=recording.rule, engine=engine)
-    layer.weight = weight
-    return layer

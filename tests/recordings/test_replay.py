@@ -152,6 +152,15 @@ def test_net_with_a_loss_without_a_top(write):
         assert "SoftmaxWithLoss" in verification.not_replayed
 
 
+def test_net_with_a_weight_on_the_probabilities(write):
+    """Caffe's loss does not know what that asks of it."""
+    net = str(load(NET)["net"]).replace('"SoftmaxWithLoss"', '"SoftmaxWithLoss" loss_weight: 1', 1)
+    assert verify(write(changed(NET, net=np.array(net)))).not_replayed == verify(NET).not_replayed
+    net = net.replace("loss_weight: 1", "loss_weight: 1 loss_weight: 1")
+    verification = verify(write(changed(NET, net=np.array(net))))
+    assert verification.not_replayed == (*verify(NET).not_replayed, "SoftmaxWithLoss")
+
+
 # What is off is named
 
 
@@ -353,7 +362,7 @@ OTHERS = {
     "float32 within": (LAYER, {"top0_data": np.zeros((24, 10), "f4")}, "recording is float64"),
     "iteration": (SGD, {"weight_after_iterations": np.array([1, 2, 3, 41])}, r"in \[1, 40\]"),
     "twice": (SGD, {"weight_after_iterations": np.array([1, 9, 9, 40])}, "is there twice"),
-    "int": (LAYER, {"top0_diff": np.zeros((24, 10), int)}, r"must be \(24, 10\) float$"),
+    "int": (LAYER, {"blob0_diff_before": np.zeros((10, 16), int)}, r"must be \(10, 16\) float$"),
     "policy": (SGD, {"solver": np.array('lr_policy: "plateau"')}, "lr_policy 'plateau'"),
     "solver": (SGD, {"solver": np.array('type: "Adam" lr_policy: "fixed"')}, "'Adam'"),
     "iter_size": (SGD, {"solver": np.array('lr_policy: "fixed" iter_size: 2')}, "iter_size is 2"),
