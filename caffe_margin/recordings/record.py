@@ -139,6 +139,13 @@ class LayerRun:
             outputs |= {f"internal_{name}": blob for name, blob in private.items()}
         return outputs
 
+    def cos_theta(self) -> NDArray[np.float64]:
+        """Return the cosine of each sample and class, (M, N), in float64 whatever the dtype."""
+        w = self.weight.astype(np.float64)
+        x = self.x.astype(np.float64).reshape(-1, w.shape[1])
+        x_norm, w_norm = (np.linalg.norm(rows, axis=1) for rows in (x, w))
+        return (x @ w.T) / x_norm[:, None] / w_norm
+
 
 def make_layer(
     layer_param: pb.LayerParameter, rule: GradientRule | None, engine: str, weight: FloatArray

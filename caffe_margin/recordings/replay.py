@@ -21,9 +21,10 @@ from caffe_margin.layers.layer import Blob, FloatArray
 from caffe_margin.layers.margin_inner_product import ENGINES, MarginInnerProduct
 from caffe_margin.layers.softmax_with_loss import SoftmaxWithLoss
 from caffe_margin.maths.gradient import GradientRule
-from caffe_margin.recordings.check import Check, Verification, compare_blob
+from caffe_margin.recordings.check import RTOL, Check, Verification, compare_blob
 from caffe_margin.recordings.record import LayerRun, make_layer, top_shape
 from caffe_margin.recordings.recording import Recording
+from caffe_margin.recordings.signs import SIGNS, settle_signs
 from caffe_margin.solver.sgd import SGD
 
 MAX_FORWARDS = 10_000
@@ -190,6 +191,10 @@ class LayerReplay(Replay):
         """Yield each output under both engines; private blobs under the one that has them."""
         for engine in ENGINES:
             computed = self.inputs.run(engine)
+            if self.outputs.keys() & SIGNS & computed.keys():
+                tolerance = RTOL[self.inputs.x.dtype] if rtol is None else rtol
+                cos_theta = self.inputs.cos_theta()
+                computed |= settle_signs(computed, self.outputs, cos_theta, tolerance)
             for key, recorded in self.outputs.items():
                 if key not in computed:
                     continue

@@ -13,11 +13,11 @@ from caffe_margin import caffe_margin_pb2 as pb
 from caffe_margin.files.npz import write_arrays
 from caffe_margin.files.text_format import UnknownFieldWarning
 from caffe_margin.kernels import fused, row_passes
-from caffe_margin.maths.gradient import ALL_RULES, EXACT
+from caffe_margin.maths.gradient import ALL_RULES, EXACT, PAPER
 from caffe_margin.nets import plugin_text
 from caffe_margin.recordings import replay
 from caffe_margin.recordings.check import compare_blob
-from caffe_margin.recordings.record import record
+from caffe_margin.recordings.record import LayerRun, record
 from caffe_margin.recordings.replay import verify
 from helpers.places import ROOT
 from helpers.recorded import FOLDER, load, recordings
@@ -237,6 +237,83 @@ def test_rtol():
     assert {check.rtol for check in verification.checks} == {1e-20}
     assert {check.rtol for check in verify(LAYER).checks} == {1e-12}
     assert {check.rtol for check in verify(LOSS).checks} == {2e-6}
+
+
+# Signs that rounding decides
+
+
+def thresholds(m, dtype, order):
+    """A recording whose cosines lie where psi's pieces meet, but for rounding; summed in an order.
+
+    What differs from order to order is what differs from BLAS to BLAS.
+    """
+    rng = np.random.default_rng(m)
+    K, N = 384, 6
+    weight, across = np.linalg.qr(rng.normal(size=(K, 2 * N)))[0].T.reshape(2, N, K)
+    angles = np.radians([90, 60, 120, 45, 135, 30])
+    x = np.concatenate([np.cos(a) * weight + np.sin(a) * across for a in angles])
+    x *= rng.uniform(1, 40, size=(len(x), 1))
+    label = np.tile(np.arange(N), len(angles))
+    recording = load(LAYER)
+    (layer_param,) = text_format.Parse(str(recording["layer"]), pb.NetParameter()).layer
+    layer_param.margin_inner_product_param.num_output = N
+    layer_param.margin_inner_product_param.type = m - 1
+    top_diff, weight_diff = rng.normal(size=(len(x), N)), np.zeros((N, K))
+    permuted = [a[:, order(K)].astype(dtype) for a in (x, weight, weight_diff)]
+    inputs = (layer_param, permuted[0], label, permuted[1], top_diff.astype(dtype), permuted[2])
+    arrays = record(*inputs)
+    arrays |= LayerRun(
+        layer_param, PAPER, permuted[0], label, permuted[1], permuted[2], inputs[4]
+    ).run("line_by_line")
+    back = np.argsort(order(K))
+    for key in ("bottom0_data", "bottom0_diff", "blob0_data_before", "blob0_diff_before"):
+        arrays[key] = arrays[key][:, back]
+    for key in ("blob0_data", "blob0_diff"):
+        arrays[key] = arrays[key][:, back]
+    return {key: array for key, array in arrays.items() if array.size}
+
+
+def reverse(K):
+    return np.arange(K)[::-1]
+
+
+@pytest.mark.parametrize("m", [1, 2, 3, 4])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_another_order_of_the_sums_is_as_right(write, m, dtype):
+    ours, theirs = (thresholds(m, dtype, order) for order in (np.arange, reverse))
+    signs = {key for key in ours if key.startswith("internal_sign_")}
+    assert signs == {f"internal_sign_{i}" for i in ([0], [0], [0, 1, 2], [0, 3, 4])[m - 1]}
+    assert any((ours[key] != theirs[key]).any() for key in signs)
+    np.testing.assert_allclose(ours["top0_data"], theirs["top0_data"], rtol=1e-5, atol=1e-4)
+    verification = verify(write(theirs))
+    assert verification.ok
+    assert {check.blob for check in verification.checks} >= signs
+
+
+@pytest.mark.parametrize("m", [1, 2, 3, 4])
+def test_signs_that_are_wrong(write, m):
+    """Away from a threshold, or at one but at odds with one another."""
+    arrays = thresholds(m, "float64", np.arange)
+    signs = {key: array for key, array in arrays.items() if key.startswith("internal_sign_")}
+    clear = 30 * 6  # of a sample at 30 degrees, its own class
+    level = {1: 0, 2: 0, 3: 6 * 6, 4: 0}[m]  # of one at 90, or at 60 where sign_1 is asked for
+    for key, sign in signs.items():
+        for place in (clear, level) if m > 2 else (clear,):
+            wrong = sign.copy()
+            wrong[place] += 1 + (place == level)
+            verification = verify(write(arrays | {key: wrong}))
+            assert key in {check.blob for check in verification.checks if not check.ok}
+    both = {key: sign.copy() for key, sign in signs.items()}
+    if m == 4:  # sign_4 is 2 sign_0 + sign_3 - 3, and at 90 degrees sign_3 is -sign_0
+        for sign_0 in (-1, 0, 1):
+            for i, value in ((0, sign_0), (3, -sign_0), (4, sign_0 - 3)):
+                both[f"internal_sign_{i}"][level] = value
+            assert verify(write(arrays | both)).ok
+    if m == 3:  # sign_2 is sign_0 (1 + sign_1) - 2
+        for sign_1 in (-1, 0, 1):
+            both["internal_sign_1"][level] = sign_1
+            both["internal_sign_2"][level] = sign_1 - 1
+            assert verify(write(arrays | both)).ok
 
 
 # Rules
