@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from importlib import metadata
 
 from caffe_margin.cli import compare, geometry, inspect, plugin, record, schedule, verify
+from caffe_margin.cli.common import one_line
 
 COMMANDS = (compare, inspect, schedule, verify, record, plugin, geometry)
 
@@ -45,12 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str) -> int:
-    print(f"caffe-margin: {' '.join(message.split())}", file=sys.stderr)
+    print(f"caffe-margin: {one_line(message)}", file=sys.stderr)
     return 2
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    print(f"caffe-margin: warning: {message}", file=sys.stderr)
+    print(f"caffe-margin: warning: {one_line(message)}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -9,12 +9,27 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from caffe_margin.files.visible import visible
+
 if TYPE_CHECKING:
     from caffe_margin import caffe_margin_pb2 as pb
 
 T = TypeVar("T")
 
 Commands = argparse._SubParsersAction
+
+PATH_MAX = 4096
+"""Characters of a path at most, on Linux."""
+
+
+def show_path(path: str) -> str:
+    """Return a path in one line; whole, for as long as a system takes it for a path."""
+    return visible(path, PATH_MAX)
+
+
+def one_line(message: object) -> str:
+    """Return a message in one line, cut where it is longer than a path and its reason."""
+    return visible(" ".join(str(message).split()), 2 * PATH_MAX)
 
 
 class Renamed(argparse.Action):

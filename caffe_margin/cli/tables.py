@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from caffe_margin.cli.common import show_path
+from caffe_margin.files.visible import visible
 from caffe_margin.maths.geometry import Claims
 from caffe_margin.nets.shapes import LayerShapes, Shape
 from caffe_margin.recordings.check import Check, Verification
@@ -104,10 +106,11 @@ def verify_lines(verifications: Mapping[str, Verification], verbose: bool) -> It
     ]
     for path, verification in verifications.items():
         worst = verification.worst
-        rows.append((path, verification.kind, worst.blob, *cells(worst)))
+        rows.append((show_path(path), verification.kind, visible(worst.blob), *cells(worst)))
         if verbose:
             for check in verification.checks:
-                rows.append((f"  {check.blob}", check.engine, str(check.index), *cells(check)))
+                blob = f"  {visible(check.blob)}"
+                rows.append((blob, check.engine, str(check.index), *cells(check)))
     if len(rows) > 1:
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for row in rows:
@@ -118,21 +121,27 @@ def verify_lines(verifications: Mapping[str, Verification], verbose: bool) -> It
             yield "  ".join(aligned).rstrip()
     for path, verification in verifications.items():
         if verbose and verification.not_replayed:
-            counts = Counter(verification.not_replayed).items()
-            yield f"{path}: not replayed: " + ", ".join(f"{n} {type_}" for type_, n in counts)
-        if verification.ok:
-            continue
-        worst = verification.worst
-        others = sum(not check.ok for check in verification.checks) - 1
-        engine = f" ({worst.engine})" if worst.engine else ""
-        digits = ".17g" if worst.dtype == "float64" else ".9g"  # those that tell two values apart
-        yield (
-            f"{path}: {worst.blob}{engine} differs at {worst.index}: {worst.computed:{digits}}, "
-            f"recorded {worst.recorded:{digits}}; off by {worst.relative:.2e} of the blob's "
-            f"largest, tolerance {worst.rtol:g}" + (f"; {others} more" if others else "")
-        )
+            counts = Counter(map(visible, verification.not_replayed)).items()
+            types = ", ".join(f"{n} {type_}" for type_, n in counts)
+            yield f"{show_path(path)}: not replayed: {types}"
+        if not verification.ok:
+            yield _difference(path, verification)
     failed = sum(not verification.ok for verification in verifications.values())
     yield f"{len(verifications)} replayed, {failed} out of tolerance"
+
+
+def _difference(path: str, verification: Verification) -> str:
+    """Return a line on the blob that is farthest from its recording."""
+    worst = verification.worst
+    others = sum(not check.ok for check in verification.checks) - 1
+    engine = f" ({worst.engine})" if worst.engine else ""
+    digits = ".17g" if worst.dtype == "float64" else ".9g"  # those that tell two values apart
+    return (
+        f"{show_path(path)}: {visible(worst.blob)}{engine} differs at {worst.index}: "
+        f"{worst.computed:{digits}}, recorded {worst.recorded:{digits}}; off by "
+        f"{worst.relative:.2e} of the blob's largest, tolerance {worst.rtol:g}"
+        + (f"; {others} more" if others else "")
+    )
 
 
 def schedule_table(steps: Sequence[Step]) -> Table:

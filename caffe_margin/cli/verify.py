@@ -10,7 +10,15 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from caffe_margin.cli.common import Commands, add_command, add_json, file_name, print_json, progress
+from caffe_margin.cli.common import (
+    Commands,
+    add_command,
+    add_json,
+    one_line,
+    print_json,
+    progress,
+    show_path,
+)
 
 if TYPE_CHECKING:
     from caffe_margin.recordings.check import Check, Verification
@@ -34,11 +42,7 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
         example="caffe-margin verify -v tests/data/recordings",
     )
     command.add_argument(
-        "paths",
-        metavar="PATH",
-        nargs="+",
-        type=file_name,
-        help="a recording (.npz), or a folder of them",
+        "paths", metavar="PATH", nargs="+", help="a recording (.npz), or a folder of them"
     )
     command.add_argument(
         "--rtol",
@@ -78,7 +82,7 @@ def run(options: argparse.Namespace) -> int:
             try:
                 verifications[path] = verify(path, options.rtol)
             except (OSError, ValueError, MemoryError) as error:
-                errors[path] = _one_line(path, error)
+                errors[path] = _reason(path, error)
 
     ok = all(verification.ok for verification in verifications.values())
     if options.json:
@@ -96,11 +100,11 @@ def run(options: argparse.Namespace) -> int:
         for line in tables.verify_lines(verifications, options.verbose):
             print(line)
         if skipped:
-            names = ", ".join(skipped[:3]) + (", ..." if len(skipped) > 3 else "")
+            names = ", ".join(map(show_path, skipped[:3])) + (", ..." if len(skipped) > 3 else "")
             print(f"skipped {len(skipped)} of the folders' files, which are no .npz: {names}")
     sys.stdout.flush()
     for reason in errors.values():
-        print(f"caffe-margin: {reason}", file=sys.stderr)
+        print(f"caffe-margin: {one_line(reason)}", file=sys.stderr)
     return 2 if errors else 0 if ok else 1
 
 
@@ -133,12 +137,10 @@ def find_recordings(paths: Iterable[str]) -> tuple[list[str], list[str], dict[st
     return list(found), skipped, errors
 
 
-def _one_line(path: str, error: Exception) -> str:
+def _reason(path: str, error: Exception) -> str:
     if isinstance(error, OSError):
-        message = f"{path}: {error.strerror or error}"
-    else:
-        message = str(error) or f"{path}: out of memory"
-    return " ".join(message.split())
+        return f"{path}: {error.strerror or error}"
+    return str(error) or f"{path}: out of memory"
 
 
 def _as_dict(path: str, verification: Verification) -> dict[str, Any]:

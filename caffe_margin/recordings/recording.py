@@ -68,6 +68,7 @@ from numpy.typing import NDArray
 from caffe_margin import caffe_margin_pb2 as pb
 from caffe_margin.files import prototxt
 from caffe_margin.files.upgrade import upgrade_net
+from caffe_margin.files.visible import visible
 from caffe_margin.layers.layer import DTYPES, FloatArray, describe
 from caffe_margin.maths.gradient import NAMED_RULES, GradientRule
 from caffe_margin.nets import plugin_text
@@ -90,7 +91,7 @@ class Recording:
         """Raise ValueError where this is no recording, or one of a format that is not known."""
         if not {"layer", "net"} & self.arrays.keys():
             held = sorted(self.arrays)
-            some = ", ".join(ascii(key)[1:-1][:40] for key in held[:5]) + ", ..." * (len(held) > 5)
+            some = ", ".join(visible(key, 40) for key in held[:5]) + ", ..." * (len(held) > 5)
             raise ValueError(f"it is no recording, which holds layer or net; it holds {some or 0}")
         version = self.number("format_version") if "format_version" in self else 1
         if version > FORMAT_VERSION:

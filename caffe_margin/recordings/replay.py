@@ -414,7 +414,7 @@ class NetReplay(Replay):
             for check in replay.checks(rtol):
                 if self._shares_its_weight(layer) and check.blob in ("blob0_data", "blob0_diff"):
                     continue
-                yield replace(check, blob=f"{ascii(layer.name)[1:-1]}/{check.blob}")
+                yield replace(check, blob=f"{layer.name}/{check.blob}")
 
     def _can_replay(self, layer: pb.LayerParameter) -> bool:
         if layer.type not in LAYER_REPLAYS:

@@ -102,6 +102,16 @@ def test_json(net, out, capsys):
     assert value["path"] == str(out)
 
 
+def test_names_make_no_lines(net, out, tmp_path, capsys):
+    other = tmp_path / "other\x1b[2J"
+    other.write_text(NET.replace('"fc6" type', '"f\\nc\\033[2J" type', 1))
+    assert main(["record", str(other), "--out", f"{tmp_path}/a\nb.npz"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(r"layer     f\nc\x1b[2J, paper rule: ")
+    assert lines[-1] == rf"written   {tmp_path}/a\nb.npz"
+    assert len(lines) == 5
+
+
 def test_mistakes_leave_no_file(net, out, tmp_path, capsys):
     np.savez(tmp_path / "bad.npz", x=np.zeros((2, 8)), label=np.zeros(2))
     for arguments, message in [

@@ -8,7 +8,9 @@ import sys
 
 import numpy as np
 import pytest
+from google.protobuf import text_format
 
+from caffe_margin import caffe_margin_pb2 as pb
 from caffe_margin.cli import main
 from caffe_margin.files.npz import write_arrays
 from helpers.places import ROOT
@@ -175,3 +177,59 @@ def test_a_sign_flipped_in_the_compiled_kernel(tmp_path):
     )
     assert done.returncode == 1, done.stderr
     assert ": bottom0_diff (line_by_line) differs at (" in done.stdout
+
+
+# What a stranger's file has to say
+
+HOSTILE = "A\nfake.npz  layer  top0_data  ok\x1b[2J\u202e"
+
+
+def test_names_make_no_lines(tmp_path, capsys):
+    arrays = load(FOLDER.parent / "caffe_net.npz")
+    net = text_format.Parse(str(arrays["net"]), pb.NetParameter())
+    (prelu,) = (layer for layer in net.layer if layer.type == "PReLU")
+    (margin,) = (layer for layer in net.layer if layer.name == "fc6")
+    prelu.type, margin.name = HOSTILE, HOSTILE + "x" * 10_000
+    arrays["net"] = np.array(text_format.MessageToString(net))
+    for part in ("data_before", "data", "diff"):
+        arrays[f"param/{margin.name}/0/{part}"] = arrays.pop(f"param/fc6/0/{part}")
+    path = tmp_path / f"{HOSTILE}.npz"
+    write_arrays(path, arrays)
+    assert main(["verify", "-v", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + 1 + (2 * 5 + 2) + 1 + 1  # head, file, blobs, not replayed, count
+    assert "".join(lines).isprintable()
+    assert max(map(len, lines)) < 500
+    shown = HOSTILE.encode("unicode_escape").decode()
+    assert lines[1].startswith(f"{tmp_path}/{shown}.npz ")
+    assert lines[2].startswith(f"  {shown}xxx")
+    assert f"1 {shown}, " in lines[-2]
+
+    arrays["blob/fc6/data"][0, 0] += 1
+    write_arrays(path, arrays)
+    assert main(["verify", str(path)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + 1 + 1 + 1
+    assert "".join(lines).isprintable()
+    assert main(["verify", "--json", str(path)]) == 1
+    (recording,) = json.loads(capsys.readouterr().out)["recordings"]
+    assert recording["path"] == str(path)  # a program gets the names as they are
+    assert HOSTILE in recording["not_replayed"]
+    assert f"{margin.name}/top0_data" in {check["blob"] for check in recording["checks"]}
+
+
+def test_messages_are_lines(tmp_path, capsys):
+    """What is skipped, warned of and refused."""
+    folder = tmp_path / "\x1b[31m"
+    folder.mkdir()
+    (folder / f"{HOSTILE}.txt").touch()
+    layer = 'layer { name: "a" type: "B\\nc\\033[2J" colour: 1 }'
+    write_arrays(folder / "a.npz", {"layer": np.array(layer)})
+    write_arrays(folder / "b.npz", {HOSTILE: np.zeros(3), "x" * 10_000: np.zeros(3)})
+    write_arrays(folder / "c.npz", {"layer": np.array('layer { type: "\\033[2J" }')})
+    assert main(["verify", str(folder)]) == 2
+    captured = capsys.readouterr()
+    assert len(captured.out.splitlines()) == 2
+    assert len(captured.err.splitlines()) == 3
+    assert (captured.out + captured.err).replace("\n", "").isprintable()
+    assert max(map(len, captured.err.splitlines())) < 500
