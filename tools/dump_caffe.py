@@ -7,23 +7,65 @@ Runs under the Python that has pycaffe and numpy, whatever the fork; needs nothi
 newer Python than 3.6. --layer takes one layer out of the net, MarginInnerProduct or
 SoftmaxWithLoss, and runs it alone, on a batch drawn by a seed or read from an .npz; no data files
 are needed. --net runs the whole net as it stands, once forward and once backward, and records every
-named blob and parameter. The format is described in docs/recordings.md of caffe_margin.
+named blob and parameter; inputs that a layer uses as indices (labels, words) are drawn in range.
+The format is described in docs/recordings.md of caffe_margin.
 """
-# ruff: noqa: B905, UP006, UP035, UP045  (Python 3.6 has no dict[...] and no zip(strict))
+# ruff: noqa: B905, SIM905, UP006, UP035, UP045  (Python 3.6 has no dict[...] and no zip(strict))
 
 import argparse
+import contextlib
 import os
+import re
 import sys
 import tempfile
 import uuid
 import zipfile
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 import numpy as np
 
 FORMAT_VERSION = 1
 MARGIN, LOSS = "MarginInnerProduct", "SoftmaxWithLoss"
+PLUGIN = "caffe_margin.pycaffe"
 ALIASES = {"x": "bottom0_data", "label": "bottom1_data", "weight": "blob0_data_before"}
+
+# Layer types are compared in capitals, so that those of layers { type: HINGE_LOSS } need no table.
+KEEP_VALUES = {"CONCAT", "FLATTEN", "RESHAPE", "SLICE", "SPLIT"}
+# Those of Caffe's own that use no bottom as an index, besides those that keep values.
+PLAIN = set(
+    "ABSVAL ARGMAX BATCHNORM BIAS BN BNLL CLIP CONTRASTIVELOSS CONVOLUTION CROP DATA DECONVOLUTION "
+    "DROPOUT DUMMYDATA ELTWISE ELU EUCLIDEANLOSS EXP FILTER HDF5DATA HDF5OUTPUT IM2COL IMAGEDATA "
+    "INNERPRODUCT INPUT LOG LRN LSTM LSTMUNIT MEMORYDATA MVN PARAMETER POOLING POWER PRELU "
+    "REDUCTION RELU RNN SCALE SIGMOID SIGMOIDCROSSENTROPYLOSS SILENCE SOFTMAX SPP SWISH TANH "
+    "THRESHOLD TILE WINDOWDATA".split()
+)
+# Which bottom a layer uses as indices, and below what they must lie: by itself and bottom[0].
+INDEXED = {
+    "MARGININNERPRODUCT": (1, lambda layer, shape: margin_classes(layer)),
+    "LARGEMARGININNERPRODUCT": (
+        1,
+        lambda layer, shape: setting(layer, "largemargin_inner_product_param", "num_output", 0),
+    ),
+    "SOFTMAXWITHLOSS": (1, lambda layer, shape: shape[setting(layer, "softmax_param", "axis", 1)]),
+    "ACCURACY": (1, lambda layer, shape: shape[setting(layer, "accuracy_param", "axis", 1)]),
+    "INFOGAINLOSS": (
+        1,
+        lambda layer, shape: shape[setting(layer, "infogain_loss_param", "axis", 1)],
+    ),
+    "MULTINOMIALLOGISTICLOSS": (1, lambda layer, shape: int(np.prod(shape[1:]))),
+    "HINGELOSS": (1, lambda layer, shape: int(np.prod(shape[1:]))),
+    "EMBED": (0, lambda layer, shape: layer.embed_param.input_dim),
+    "BATCHREINDEX": (1, lambda layer, shape: shape[0]),
+}
+IGNORES = {
+    "SOFTMAXWITHLOSS": "loss_param",
+    "INFOGAINLOSS": "loss_param",
+    "ACCURACY": "accuracy_param",
+}
+SAME_SHAPE = set(
+    "ABSVAL BATCHNORM BIAS BN BNLL CLIP DROPOUT ELU EXP LOG LRN MVN POWER PRELU RELU SCALE SIGMOID "
+    "SPLIT SWISH TANH THRESHOLD".split()
+)
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
@@ -33,17 +75,17 @@ def main(arguments: Optional[List[str]] = None) -> int:
     os.environ.setdefault("GLOG_minloglevel", "1")
     try:
         import caffe
-    except ImportError as error:
-        print(f"dump_caffe: no pycaffe here: {error}", file=sys.stderr)
-        return 2
+    except Exception as error:  # an old pycaffe beside a new protobuf raises what it likes
+        return fail(f"no pycaffe here: {error}")
     try:
         if options.weights and not os.path.isfile(options.weights):
             raise ValueError(f"there is no file {options.weights}")
-        if options.gpu is None:
-            caffe.set_mode_cpu()
-        else:
-            caffe.set_device(options.gpu)
-            caffe.set_mode_gpu()
+        with as_value_error("Caffe cannot compute there"):
+            if options.gpu is None:
+                caffe.set_mode_cpu()
+            else:
+                caffe.set_device(options.gpu)
+                caffe.set_mode_gpu()
         if options.net:
             name, recording = record_net(caffe, options)
         else:
@@ -60,11 +102,26 @@ def main(arguments: Optional[List[str]] = None) -> int:
         file = f"{name}_seed{options.seed}.npz"
         path = os.path.join(options.out, file)
         write(path, recording)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        print("dump_caffe:", *str(error).split(), file=sys.stderr)
-        return 2
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        return fail(str(error))
     print(path)
     return 0
+
+
+def fail(message: str) -> int:
+    """Print a line, whatever was in the names it mentions; return the exit status."""
+    line = " ".join(message.split())
+    print("dump_caffe:", "".join(c if c.isprintable() else "?" for c in line), file=sys.stderr)
+    return 2
+
+
+@contextlib.contextmanager
+def as_value_error(what: str) -> Iterator[None]:
+    """Turn whatever pycaffe, and a Python layer in a net, raises into a ValueError."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"{what}: {type(error).__name__}: {error}") from error
 
 
 def parse(arguments: Optional[List[str]]) -> argparse.Namespace:
@@ -88,7 +145,8 @@ def parse(arguments: Optional[List[str]]) -> argparse.Namespace:
         "--shape",
         metavar="D,D,...",
         type=dimensions,
-        help="--layer: the shape of bottom[0] (default: the file's, or 24,16)",
+        help="--layer: the shape of bottom[0] (default: the file's, or 24 rows of what the "
+        "net says, or 24,16)",
     )
     parser.add_argument(
         "--forwards", type=int, default=1, help="--layer: Forwards before the one Backward"
@@ -116,136 +174,133 @@ def dimensions(text: str) -> Tuple[int, ...]:
 
 def record_layer(caffe: Any, options: argparse.Namespace) -> Tuple[str, Dict[str, Any]]:
     """Run one layer by itself; return its name and the recording."""
-    from caffe.proto import caffe_pb2
-    from google.protobuf import text_format
-
     net_param, _ = read_text(options.prototxt)
     layer = find_layer(net_param, options.layer)
     given = {ALIASES.get(name, name): a for name, a in read_inputs(options.inputs).items()}
-    rng = np.random.RandomState(options.seed)
+    known = {"bottom0_data", "bottom1_data", "blob0_data_before", "blob0_diff_before", "top0_diff"}
+    check_names(options.inputs, given, known, "x, label, weight, or a recording's keys")
+    if "bottom0_data" in given:
+        shape = given["bottom0_data"].shape
+    else:
+        shape = options.shape or (24,) + (shape_below(net_param, layer) or (16,))
+    label_shape, classes = check_shape(layer, shape)
     is_margin = layer.type == MARGIN
-    shape = given["bottom0_data"].shape if "bottom0_data" in given else options.shape or (24, 16)
-    param = layer.margin_inner_product_param if is_margin else layer.softmax_param
-    if not -len(shape) <= param.axis < len(shape):
-        raise ValueError(f"axis {param.axis} is out of range for a bottom of {shape}")
-    axis = param.axis % len(shape)
-    if is_margin and axis == 0 and shape[0] != 1:
-        raise ValueError(f"axis 0 makes one sample of {shape}, and Caffe wants {shape[0]} labels")
-    label_shape = shape[:axis] if is_margin else shape[:axis] + shape[axis + 1 :]
-    classes = param.num_output if is_margin else shape[axis]
     if is_margin and len(layer.top) == 1:
         layer.top.append("lambda")
     check_margin([layer])
+    net = make_lone_net(caffe, layer, (shape, label_shape), options.weights)
 
-    # The oldest way to give a net inputs is the one that every Caffe reads.
-    net_param = caffe_pb2.NetParameter(name=layer.name, force_backward=True)
-    for name, dims in zip(layer.bottom, (shape, label_shape)):
-        net_param.input.append(name)
-        net_param.input_shape.add().dim.extend(dims)
-    net_param.layer.add().CopyFrom(layer)
-    net = make_net(caffe, text_format.MessageToString(net_param), caffe.TRAIN)
-    if options.weights:
-        net.copy_from(options.weights)
     bottom, label = (net.blobs[name] for name in layer.bottom)
     top = net.blobs[layer.top[0]]
-
+    rng = np.random.RandomState(options.seed)
     drawn: Dict[str, Any] = {"bottom1_data": rng.randint(classes, size=label_shape)}
     drawn["bottom0_data"] = rng.randn(*shape)
     recording: Dict[str, Any] = {}
     put(label.data, "bottom1_data", given, drawn, recording)
-    check_labels(recording["bottom1_data"], classes)
+    check_indices(recording["bottom1_data"], classes, ignored(layer), "a label")
     if is_margin:
         weight = net.params[layer.name][0]
         drawn["blob0_data_before"] = rng.randn(*weight.data.shape)
         drawn["blob0_diff_before"] = rng.randn(*weight.data.shape)
         drawn["top0_diff"] = rng.randn(*top.data.shape)
-        # Cosines of random vectors lie about 0; these are to lie anywhere about the own class.
-        own_class = recording["bottom1_data"].reshape(-1).astype(int)
-        x = drawn["bottom0_data"].reshape(own_class.size, -1)
         if options.weights:
             drawn["blob0_data_before"] = weight.data.copy()
         rows = given.get("blob0_data_before", drawn["blob0_data_before"])
         if rows.shape == weight.data.shape:
-            own = rows[own_class]
-            spread = rng.uniform(-3, 3, size=(len(x), 1))
-            x += (
-                spread
-                * np.linalg.norm(x, axis=1)[:, None]
-                * own
-                / np.linalg.norm(own, axis=1)[:, None]
-            )
+            spread_about(rng, drawn["bottom0_data"], rows[recording["bottom1_data"].astype(int)])
         put(weight.data, "blob0_data_before", given, drawn, recording)
         put(weight.diff, "blob0_diff_before", given, drawn, recording)
     put(bottom.data, "bottom0_data", given, drawn, recording)
+    recording["layer"] = np.array(as_text(layer))
 
     lambdas = []
-    for _ in range(options.forwards if is_margin else 1):
-        net.forward()
-        if is_margin:
-            lambdas.append(net.blobs[layer.top[1]].data.copy().reshape(()))
+    with as_value_error(f"Caffe's Forward of layer {layer.name!r}"):
+        for _ in range(options.forwards if is_margin else 1):
+            net.forward()
+            if is_margin:
+                lambdas.append(net.blobs[layer.top[1]].data.copy().reshape(()))
+    recording["top0_data"] = top.data.copy()
     if is_margin:
         put(top.diff, "top0_diff", given, drawn, recording)
-    untouched = np.float32(54321.125)
-    bottom.diff[...] = untouched
-    net.backward()
-    propagate_down = bool((bottom.diff != untouched).any())
-
-    message = caffe_pb2.NetParameter()
-    message.layer.add().CopyFrom(layer)
-    recording["layer"] = np.array(text_format.MessageToString(message))
-    recording["top0_data"] = top.data.copy()
-    if propagate_down:
-        recording["bottom0_diff"] = bottom.diff.copy()
-    if is_margin:
         recording["forwards"] = np.array(options.forwards)
         recording["top1_data"] = np.array(lambdas)
+    run_backward(net, layer, recording)
+    return layer.name, recording
+
+
+def check_shape(layer: Any, shape: Tuple[int, ...]) -> Tuple[Tuple[int, ...], int]:
+    """Return the shape of the labels, and the number of classes, for a shape of bottom[0]."""
+    is_margin = layer.type == MARGIN
+    param = layer.margin_inner_product_param if is_margin else layer.softmax_param
+    if not -len(shape) <= param.axis < len(shape):
+        raise ValueError(f"axis {param.axis} is out of range for a bottom of {shape}")
+    axis = param.axis % len(shape)
+    if not is_margin:
+        return shape[:axis] + shape[axis + 1 :], shape[axis]
+    if axis == 0 and shape[0] != 1:
+        raise ValueError(f"axis 0 makes one sample of {shape}, and Caffe wants {shape[0]} labels")
+    return shape[:axis], param.num_output
+
+
+def spread_about(rng: Any, x: Any, own: Any) -> None:
+    """Move features to lie anywhere about their own classes; cosines of random ones lie about 0."""
+    own = own.reshape(-1, own.shape[-1])
+    rows = x.reshape(len(own), -1)
+    spread = rng.uniform(-3, 3, size=(len(own), 1))
+    lengths = [np.linalg.norm(vectors, axis=1)[:, None] for vectors in (rows, own)]
+    rows += spread * lengths[0] * own / lengths[1]
+
+
+def run_backward(net: Any, layer: Any, recording: Dict[str, Any]) -> None:
+    """Run Backward, and record what it left."""
+    bottom = net.blobs[layer.bottom[0]]
+    untouched = np.float32(54321.125)
+    bottom.diff[...] = untouched
+    with as_value_error(f"Caffe's Backward of layer {layer.name!r}"):
+        net.backward()
+    propagate_down = bool((bottom.diff != untouched).any())
+    if propagate_down:
+        recording["bottom0_diff"] = bottom.diff.copy()
+    if layer.type == MARGIN:
+        weight = net.params[layer.name][0]
         recording["blob0_data"] = weight.data.copy()
         recording["blob0_diff"] = weight.diff.copy()
         recording["propagate_down"] = np.array([propagate_down, False])
         recording["param_propagate_down"] = np.array(
             [bool((recording["blob0_diff"] != recording["blob0_diff_before"]).any())]
         )
-    return layer.name, recording
 
 
 def record_net(caffe: Any, options: argparse.Namespace) -> Tuple[str, Dict[str, Any]]:
     """Run a whole net; return its name and the recording."""
     net_param, text = read_text(options.prototxt)
-    check_margin(net_param.layer)
+    layers = layers_of_phase(net_param, options.phase)
+    check_margin(layers)
     if hasattr(caffe, "set_random_seed"):
         caffe.set_random_seed(options.seed)
-    net = caffe.Net(options.prototxt, getattr(caffe, options.phase))
-    if options.weights:
-        net.copy_from(options.weights)
+    with as_value_error("Caffe cannot make the net"):
+        net = caffe.Net(options.prototxt, getattr(caffe, options.phase))
+        if options.weights:
+            net.copy_from(options.weights)
 
     given = read_inputs(options.inputs)
-    rng = np.random.RandomState(options.seed)
-    classes: Dict[str, int] = {}
-    for layer in net_param.layer:
-        if layer.type in (MARGIN, LOSS, "Accuracy") and len(layer.bottom) > 1:
-            scores, label = layer.bottom[:2]
-            if layer.type == MARGIN:
-                classes[label] = layer.margin_inner_product_param.num_output
-            elif scores in net.blobs and net.blobs[scores].data.ndim > 1:
-                classes.setdefault(label, net.blobs[scores].data.shape[1])
-    used: Dict[str, Any] = {}
+    inputs = ", ".join(net.inputs) or "none"
+    check_names(options.inputs, given, set(net.inputs), f"the net's inputs, which are {inputs}")
+    indices = Indices(net, layers)
+    indices.check_drawn(set(net.inputs) - given.keys())
+    drawn = indices.draw(np.random.RandomState(options.seed))
     for name in net.inputs:
-        data = net.blobs[name].data
-        if name in classes:
-            drawn = rng.randint(classes[name], size=data.shape)
-        else:
-            drawn = rng.randn(*data.shape)
-        put(data, name, given, {name: drawn}, used)
-        if name in classes:
-            check_labels(used[name], classes[name])
+        put(net.blobs[name].data, name, given, drawn, {})
+    indices.check()
 
     recording = {"net": np.array(text), "phase": np.array(options.phase)}
     for name, blobs in net.params.items():
         for i, blob in enumerate(blobs):
             recording[f"param/{name}/{i}/data_before"] = blob.data.copy()
             blob.diff[...] = 0
-    net.forward()
-    net.backward()
+    with as_value_error("Caffe cannot run the net"):
+        net.forward()
+        net.backward()
     for name, blob in net.blobs.items():
         recording[f"blob/{name}/data"] = blob.data.copy()
         recording[f"blob/{name}/diff"] = blob.diff.copy()
@@ -254,6 +309,203 @@ def record_net(caffe: Any, options: argparse.Namespace) -> Tuple[str, Dict[str, 
             recording[f"param/{name}/{i}/data"] = blob.data.copy()
             recording[f"param/{name}/{i}/diff"] = blob.diff.copy()
     return net_param.name, recording
+
+
+class Use(NamedTuple):
+    """A layer, which values it uses as indices, below what, and which of them it passes over."""
+
+    layer: Any
+    elements: Any
+    limit: int
+    ignored: Optional[int]
+
+
+class Indices:
+    """Which of the values in a net's inputs its layers use as indices.
+
+    Every value of every input has a number; blobs that hold copies of them, because Slice and its
+    like only move values about, are followed as arrays of these numbers, with -1 for what comes
+    from a data layer.
+    """
+
+    def __init__(self, net: Any, layers: Iterable[Any]) -> None:
+        self.net = net
+        self.numbers: Dict[str, Any] = {}
+        self.count = 0
+        for name in net.inputs:
+            shape = net.blobs[name].data.shape
+            size = int(np.prod(shape))
+            self.numbers[name] = np.arange(self.count, self.count + size).reshape(shape)
+            self.count += size
+        self.uses: List[Use] = []
+        self.perhaps: List[Tuple[Any, Any]] = []  # a layer of an unknown type, and values
+        self.computed: List[Tuple[Any, str, Set[str]]] = []  # a user, who changed what, from where
+        held = dict(self.numbers)
+        changed: Dict[str, Tuple[str, Set[str]]] = {}
+        for layer in layers:
+            self._find_use(layer, held, changed)
+            if len(layer.bottom):
+                self._follow(layer, held, changed)
+        self.limits = np.full(self.count, np.inf)
+        for use in self.uses:
+            self.limits[use.elements] = np.minimum(self.limits[use.elements], use.limit)
+
+    def _find_use(
+        self, layer: Any, held: Dict[str, Any], changed: Dict[str, Tuple[str, Set[str]]]
+    ) -> None:
+        kind = kind_of(layer)
+        if kind in PLAIN | KEEP_VALUES:
+            return
+        which, limit = INDEXED.get(kind, (None, None))
+        for i, name in enumerate(layer.bottom):
+            if which not in (None, i):
+                continue
+            if name in held:
+                elements = held[name][held[name] >= 0]
+                if limit:
+                    below = limit(layer, self.net.blobs[layer.bottom[0]].data.shape)
+                    self.uses.append(Use(layer, elements, below, ignored(layer)))
+                else:
+                    self.perhaps.append((layer, elements))
+            elif limit and name in changed:
+                self.computed.append((layer, *changed[name]))
+
+    def _follow(
+        self, layer: Any, held: Dict[str, Any], changed: Dict[str, Tuple[str, Set[str]]]
+    ) -> None:
+        """Say of the layer's tops what they hold, or what changed it."""
+        blobs, kind = self.net.blobs, kind_of(layer)
+        names: Set[str] = set()
+        for name in layer.bottom:
+            names |= changed[name][1] if name in changed else self._names(held.get(name))
+        by = [changed[name][0] for name in layer.bottom if name in changed]
+        pieces: List[Any] = []
+        if kind in KEEP_VALUES and not by:
+            source = [held.get(b, np.full(blobs[b].data.shape, -1)) for b in layer.bottom]
+            if kind == "CONCAT":
+                axis = axis_of(layer.concat_param, "concat_dim")
+                pieces = [np.concatenate(source, axis)]
+            elif kind == "SLICE":
+                axis = axis_of(layer.slice_param, "slice_dim")
+                ends = np.cumsum([blobs[top].data.shape[axis] for top in layer.top])
+                pieces = np.split(source[0], ends[:-1], axis)
+            else:
+                pieces = [source[0].reshape(blobs[top].data.shape) for top in layer.top]
+        for i, top in enumerate(layer.top):
+            held.pop(top, None)
+            changed.pop(top, None)
+            if i < len(pieces):
+                held[top] = pieces[i]
+            elif names:
+                changed[top] = (by[0] if by else layer.name, names)
+
+    def _names(self, elements: Any) -> Set[str]:
+        """Return the inputs that some values are of."""
+        if elements is None:
+            return set()
+        return {
+            name
+            for name, numbers in self.numbers.items()
+            if numbers.size and ((elements >= numbers.min()) & (elements <= numbers.max())).any()
+        }
+
+    def check_drawn(self, drawn: Set[str]) -> None:
+        """Raise ValueError where an input to be drawn might become an index out of range."""
+        for layer, by, names in self.computed:
+            for name in sorted(names & drawn):
+                raise ValueError(
+                    f"what layer {layer.name!r} uses as indices, layer {by!r} computes from the "
+                    f"input {name!r}: give that by --inputs"
+                )
+        for layer, elements in self.perhaps:
+            for name in sorted(self._names(elements[np.isinf(self.limits[elements])]) & drawn):
+                raise ValueError(
+                    f"layer {layer.name!r} of type {type_of(layer)} may use the input {name!r} as "
+                    "indices: give that by --inputs"
+                )
+
+    def draw(self, rng: Any) -> Dict[str, Any]:
+        """Return a value for every input: integers in range where they are indices."""
+        drawn = {}
+        for name, numbers in self.numbers.items():
+            limits = self.limits[numbers]
+            below = np.where(np.isinf(limits), 1, limits)
+            integers = np.minimum(np.floor(rng.uniform(size=numbers.shape) * below), below - 1)
+            drawn[name] = np.where(np.isinf(limits), rng.standard_normal(numbers.shape), integers)
+        return drawn
+
+    def check(self) -> None:
+        """Raise ValueError where what the inputs hold is an index out of range."""
+        blobs = [self.net.blobs[name].data.reshape(-1) for name in self.numbers]
+        values = np.concatenate([np.empty(0), *blobs])
+        for use in self.uses:
+            what = f"an index of layer {use.layer.name!r}"
+            check_indices(values[use.elements], use.limit, use.ignored, what)
+
+
+def type_of(layer: Any) -> str:
+    """Return a layer's type, by its name also where it is of the enum of layers { ... }."""
+    if isinstance(layer.type, str):
+        return layer.type
+    values = layer.DESCRIPTOR.fields_by_name["type"].enum_type.values_by_number
+    return str(values[layer.type].name)
+
+
+def kind_of(layer: Any) -> str:
+    """Return a layer's type in capitals, which is the same in both forms."""
+    name = type_of(layer).upper().replace("_", "")
+    if name == "PYTHON" and layer.python_param.module == PLUGIN:
+        return MARGIN.upper()
+    return LOSS.upper() if name == "SOFTMAXLOSS" else name
+
+
+def margin_classes(layer: Any) -> int:
+    """Return N of a MarginInnerProduct, the plugin's too."""
+    if layer.type == MARGIN:
+        return layer.margin_inner_product_param.num_output
+    found = re.search(r"\bnum_output\s*:\s*(\d+)", layer.python_param.param_str)
+    return int(found.group(1)) if found else 0
+
+
+def setting(layer: Any, param: str, name: str, default: Any) -> Any:
+    """Return a field of a layer's parameters, which an old Caffe may lack."""
+    return getattr(getattr(layer, param, None), name, default)
+
+
+def axis_of(param: Any, old: str) -> int:
+    """Return the axis, by its old name where that is given."""
+    return getattr(param, old) if param.HasField(old) else param.axis
+
+
+def ignored(layer: Any) -> Optional[int]:
+    """Return the label that a layer passes over."""
+    param = getattr(layer, IGNORES.get(kind_of(layer), ""), None)
+    fields = {} if param is None else {field.name: value for field, value in param.ListFields()}
+    return fields.get("ignore_label")
+
+
+def layers_of_phase(net_param: Any, phase: str) -> List[Any]:
+    """Return the layers that Caffe keeps for a phase. Source: Net::FilterNet."""
+    state = net_param.state
+    level, stages = state.level, set(state.stage)
+
+    def met(rule: Any) -> bool:
+        return (
+            (not rule.HasField("phase") or rule.phase == {"TRAIN": 0, "TEST": 1}[phase])
+            and (not rule.HasField("min_level") or level >= rule.min_level)
+            and (not rule.HasField("max_level") or level <= rule.max_level)
+            and stages >= set(rule.stage)
+            and not stages & set(rule.not_stage)
+        )
+
+    layers = net_param.layers or net_param.layer
+    if any(layer.HasField("layer") for layer in net_param.layers):
+        raise ValueError("the net is of the form of 2013: bring it up with upgrade_net_proto_text")
+    return [
+        layer
+        for layer in layers
+        if (any(map(met, layer.include)) if layer.include else not any(map(met, layer.exclude)))
+    ]
 
 
 def read_text(path: str) -> Tuple[Any, str]:
@@ -290,6 +542,61 @@ def find_layer(net_param: Any, name: str) -> Any:
     return layer
 
 
+def shape_below(net_param: Any, layer: Any) -> Optional[Tuple[int, ...]]:
+    """Return bottom[0]'s dimensions after the batch, where the net says them plainly."""
+    name = layer.bottom[0]
+    layers = list(net_param.layer)
+    for below in reversed(layers[: layers.index(layer)]):
+        if name not in below.top:
+            continue
+        kind = kind_of(below)
+        if kind in SAME_SHAPE and len(below.bottom):
+            name = below.bottom[0]
+        elif kind == "INNERPRODUCT" and setting(below, "inner_product_param", "axis", 1) == 1:
+            return (below.inner_product_param.num_output,)
+        elif below.type == MARGIN and below.margin_inner_product_param.axis == 1:
+            return (below.margin_inner_product_param.num_output,)
+        elif kind == "INPUT" and below.input_param.shape:
+            shapes = below.input_param.shape
+            return tuple(shapes[list(below.top).index(name) % len(shapes)].dim[1:])
+        else:
+            return None
+    if name in net_param.input:
+        i = list(net_param.input).index(name)
+        if i < len(net_param.input_shape):
+            return tuple(net_param.input_shape[i].dim[1:])
+        return tuple(net_param.input_dim[4 * i + 1 : 4 * i + 4])
+    return None
+
+
+def make_lone_net(caffe: Any, layer: Any, shapes: Any, weights: Optional[str]) -> Any:
+    """Make a net of the layer alone."""
+    from caffe.proto import caffe_pb2
+    from google.protobuf import text_format
+
+    # The oldest way to give a net inputs is the one that every Caffe reads.
+    net_param = caffe_pb2.NetParameter(name=layer.name, force_backward=True)
+    for name, dims in zip(layer.bottom, shapes):
+        net_param.input.append(name)
+        net_param.input_shape.add().dim.extend(dims)
+    net_param.layer.add().CopyFrom(layer)
+    with as_value_error(f"Caffe cannot make layer {layer.name!r}"):
+        net = make_net(caffe, text_format.MessageToString(net_param), caffe.TRAIN)
+        if weights:
+            net.copy_from(weights)
+    return net
+
+
+def as_text(layer: Any) -> str:
+    """Return a layer as the text of a net that has no other."""
+    from caffe.proto import caffe_pb2
+    from google.protobuf import text_format
+
+    message = caffe_pb2.NetParameter()
+    message.layer.add().CopyFrom(layer)
+    return text_format.MessageToString(message)
+
+
 def make_net(caffe: Any, text: str, phase: Any) -> Any:
     """Make a net from text; pycaffe wants a file."""
     with tempfile.NamedTemporaryFile("w", suffix=".prototxt", delete=False) as file:
@@ -304,8 +611,18 @@ def read_inputs(path: Optional[str]) -> Dict[str, Any]:
     """Read what is given instead of drawn."""
     if path is None:
         return {}
-    with np.load(path, allow_pickle=False) as archive:
+    loaded = np.load(path, allow_pickle=False)
+    if not hasattr(loaded, "files"):
+        raise ValueError(f"{path} is one array; an .npz is needed, in which arrays have names")
+    with loaded as archive:
         return {name: archive[name] for name in archive.files}
+
+
+def check_names(path: Optional[str], given: Dict[str, Any], known: Set[str], what: str) -> None:
+    """Raise ValueError where none of the arrays is of use."""
+    if path is not None and not known & given.keys():
+        names = ", ".join(sorted(given)[:5]) + ", ..." * (len(given) > 5)
+        raise ValueError(f"{path} holds {names or 'nothing'}; what is looked for is {what}")
 
 
 def put(
@@ -328,10 +645,13 @@ def check_margin(layers: Any) -> None:
             raise ValueError(f"layer {layer.name!r} needs two tops: Caffe writes lambda to the 2nd")
 
 
-def check_labels(label: Any, classes: int) -> None:
+def check_indices(values: Any, limit: int, ignored: Optional[int], what: str) -> None:
     """Raise ValueError where Caffe would write out of bounds."""
-    if not ((label >= 0) & (label < classes)).all():
-        raise ValueError(f"a label is outside [0, {classes})")
+    good = (values >= 0) & (values < limit)
+    if ignored is not None:
+        good |= np.trunc(values) == ignored
+    if not good.all():
+        raise ValueError(f"{what} is outside [0, {limit})")
 
 
 def write(path: str, recording: Dict[str, Any]) -> None:

@@ -17,6 +17,8 @@ from caffe_margin.files.upgrade import upgrade_net
 from caffe_margin.layers.layer import Blob
 from caffe_margin.layers.margin_inner_product import MarginInnerProduct
 from caffe_margin.layers.softmax_with_loss import SoftmaxWithLoss
+from caffe_margin.nets import plugin_text
+from caffe_margin.nets.shapes import infer_shapes
 from caffe_margin.recordings.replay import verify
 from helpers.places import ROOT
 
@@ -38,13 +40,63 @@ INPUT = (
 NOWHERE = 'type: "ImageData" top: "img" top: "label"'
 
 
+class Moves:
+    """Layers that move values about, and those that do what they do to other shapes."""
+
+    def __init__(self, layer_param, shapes):
+        self.param, self.shapes = layer_param, list(shapes.tops.values())
+
+    def reshape(self, bottom, top):
+        for blob, shape in zip(top, self.shapes, strict=True):
+            blob.reshape(*(shape or ()))
+
+    def forward_cpu(self, bottom, top):
+        data = [blob.data for blob in bottom]
+        if self.param.type == "Slice":
+            ends = np.cumsum([blob.data.shape[self.param.slice_param.axis] for blob in top])
+            data = np.split(data[0], ends[:-1], self.param.slice_param.axis)
+        elif self.param.type == "Concat":
+            data = [np.concatenate(data, self.param.concat_param.axis)]
+        elif self.param.type == "Power":
+            data = [data[0] + self.param.power_param.shift]
+        elif self.param.type not in ("Flatten", "Reshape", "Split"):
+            self.look_up(*data)
+            data = [np.zeros(blob.data.shape) for blob in top]
+        for blob, values in zip(top, data * (len(top) // max(len(data), 1)), strict=True):
+            blob.data[...] = values.reshape(blob.data.shape)
+
+    def look_up(self, first, second=None, *others):
+        """Read at the indices that the layer is given; numpy says where C++ would go astray."""
+        type, axis = self.param.type, 1
+        if type == "Embed":
+            at, table = first, np.zeros(self.param.embed_param.input_dim)
+        elif type == "BatchReindex":
+            at, table = second, first
+        elif type in ("MultinomialLogisticLoss", "HingeLoss"):
+            at, table = second, first.reshape(len(first), -1)[0]
+        elif type in ("InfogainLoss", "Accuracy"):
+            if type == "Accuracy":
+                axis = self.param.accuracy_param.axis
+            at, table = second, np.zeros(first.shape[axis])
+        else:
+            return
+        assert (at >= 0).all()
+        np.testing.assert_array_equal(at, at.astype(int))
+        table[at.astype(int)]
+
+    def backward_cpu(self, top, propagate_down, bottom):
+        pass
+
+
 class Net:
-    """pycaffe's Net over our own layers, in float32."""
+    """pycaffe's Net over our own layers, in float32; others have their shapes, and read labels."""
 
     def __init__(self, path, phase):
         net = text_format.Parse(Path(path).read_text(), pb.NetParameter())
         upgrade_net(net)
-        first, *layers = filter_net(net, phase).layer
+        net = filter_net(net, phase)
+        layer_shapes = infer_shapes(net)
+        first, *layers = net.layer
         assert first.type == "Input"
         shapes = [tuple(shape.dim) for shape in first.input_param.shape]
         self.inputs = list(first.top)
@@ -55,17 +107,19 @@ class Net:
         self.params = {}
         self._layers = []
         self._force_backward = net.force_backward
-        for layer_param in layers:
+        for layer_param, shapes_here in zip(layers, layer_shapes[1:], strict=True):
             bottom = [self.blobs[name] for name in layer_param.bottom]
             for top in layer_param.top:
-                self.blobs[top] = Blob(np.empty((0,), np.float32))
+                self.blobs.setdefault(top, Blob(np.empty((0,), np.float32)))
             top = [self.blobs[name] for name in layer_param.top]
             if layer_param.type == "MarginInnerProduct":
-                layer = MarginInnerProduct.from_param(layer_param, rng=0)
+                layer = MarginInnerProduct(layer_param, rng=0)
                 layer.layer_setup(bottom, top)
                 self.params[layer_param.name] = layer.blobs
+            elif layer_param.type == "SoftmaxWithLoss":
+                layer = SoftmaxWithLoss(layer_param)
             else:
-                layer = SoftmaxWithLoss.from_param(layer_param)
+                layer = Moves(layer_param, shapes_here)
             layer.reshape(bottom, top)
             if layer_param.type == "SoftmaxWithLoss":
                 top[0].diff[...] = 1
@@ -73,6 +127,8 @@ class Net:
 
     def forward(self):
         for layer, bottom, top in self._layers:
+            if not isinstance(layer, Moves):
+                layer.check(bottom)
             layer.forward_cpu(bottom, top)
 
     def backward(self):
@@ -226,6 +282,298 @@ def test_whole_net(record, tmp_path):
         "loss/bottom0_diff",
         "loss/top0_data",
     }
+
+
+# Inputs that are indices
+
+
+def net_text(inputs, layers):
+    tops = "".join(f'top: "{name}" ' for name in inputs)
+    shapes = "".join(
+        f"shape {{ {' '.join(f'dim: {dim}' for dim in shape)} }} " for shape in inputs.values()
+    )
+    data = f'layer {{ name: "in" type: "Input" {tops} input_param {{ {shapes} }} }}'
+    return f'name: "net" {data} {layers}'
+
+
+def layer(type, bottom, top="out", more=""):
+    bottoms = "".join(f'bottom: "{name}" ' for name in bottom.split())
+    tops = "".join(f'top: "{name}" ' for name in top.split())
+    return f'layer {{ name: "{type}_{top}" type: "{type}" {bottoms} {tops} {more} }}\n'
+
+
+SCORES = {"x": (40, 6), "y": (40,)}
+SLICE = layer("Slice", "both", "x y", "slice_param { axis: 1 slice_point: 6 }")
+MARGIN = 'margin_inner_product_param { num_output: 9 weight_filler { type: "xavier" } }'
+V1 = """
+    name: "net" input: "x" input: "y"
+    input_dim: 40 input_dim: 6 input_dim: 1 input_dim: 1
+    input_dim: 40 input_dim: 1 input_dim: 1 input_dim: 1
+"""
+INDEXED = {
+    "loss": (net_text(SCORES, layer("SoftmaxWithLoss", "x y")), 6),
+    "loss along another axis": (
+        net_text(
+            {"x": (9, 5, 8), "y": (9, 5)},
+            layer("SoftmaxWithLoss", "x y", more="softmax_param { axis: 2 }"),
+        ),
+        8,
+    ),
+    "loss along the last axis": (
+        net_text(
+            {"x": (9, 8, 5), "y": (9, 8)},
+            layer("SoftmaxWithLoss", "x y", more="softmax_param { axis: -1 }"),
+        ),
+        5,
+    ),
+    "accuracy": (
+        net_text(
+            {"x": (9, 5, 8), "y": (9, 5)},
+            layer("Accuracy", "x y", more="accuracy_param { axis: 2 }"),
+        ),
+        8,
+    ),
+    "the lower of two": (
+        net_text(
+            {"x": (40, 6), "z": (40, 3), "y": (40,)},
+            layer("SoftmaxWithLoss", "x y") + layer("SoftmaxWithLoss", "z y", "second"),
+        ),
+        3,
+    ),
+    "multinomial": (
+        net_text({"x": (40, 3, 1, 2), "y": (40, 1, 1, 1)}, layer("MultinomialLogisticLoss", "x y")),
+        6,
+    ),
+    "hinge": (net_text(SCORES, layer("HingeLoss", "x y")), 6),
+    "infogain": (
+        net_text(SCORES | {"H": (1, 1, 6, 6)}, layer("InfogainLoss", "x y H")),
+        6,
+    ),
+    "embed": (
+        net_text(
+            {"y": (5, 8)}, layer("Embed", "y", "o", "embed_param { num_output: 2 input_dim: 7 }")
+        ),
+        7,
+    ),
+    "reindex": (net_text({"x": (4, 6), "y": (40,)}, layer("BatchReindex", "x y")), 4),
+    "margin": (
+        net_text(
+            SCORES,
+            layer("MarginInnerProduct", "x y", "o l", MARGIN),
+        ),
+        9,
+    ),
+    "the plugin's margin": (
+        plugin_text.to_python(
+            net_text(SCORES, layer("MarginInnerProduct", "x y", "o l", MARGIN))
+        ).text,
+        9,
+    ),
+    "behind slice": (net_text({"both": (40, 7)}, SLICE + layer("HingeLoss", "x y")), 6),
+    "behind all": (
+        net_text(
+            {"x": (80, 6), "a": (40, 2), "b": (40, 2)},
+            layer("Concat", "a b", "ab", "concat_param { axis: 1 }")
+            + layer("Slice", "ab", "p q", "slice_param { axis: 1 slice_point: 2 }")
+            + layer("Split", "p", "r s")
+            + layer("Reshape", "s", "t", "reshape_param { shape { dim: 2 dim: -1 } }")
+            + layer("Flatten", "t", "y", "flatten_param { axis: 0 }")
+            + layer("HingeLoss", "x y"),
+        ),
+        6,
+    ),
+    "in another phase": (
+        net_text(
+            {"x": (40, 6), "y": (40,)},
+            layer("Power", "y", "y", "power_param { shift: 1 } include { phase: TEST }")
+            + layer("HingeLoss", "x y"),
+        ),
+        6,
+    ),
+    "old loss": (
+        V1 + 'layers { name: "a" type: SOFTMAX_LOSS bottom: "x" bottom: "y" top: "o" }',
+        6,
+    ),
+    "old hinge": (V1 + 'layers { name: "a" type: HINGE_LOSS bottom: "x" bottom: "y" top: "o" }', 6),
+    "old slice": (
+        """name: "net" input: "both" input_dim: 40 input_dim: 7 input_dim: 1 input_dim: 1
+           layers { name: "s" type: SLICE bottom: "both" top: "x" top: "y"
+                    slice_param { slice_dim: 1 slice_point: 6 } }
+           layers { name: "a" type: MULTINOMIAL_LOGISTIC_LOSS bottom: "x" bottom: "y" top: "o" }""",
+        6,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", INDEXED)
+def test_indices_are_drawn_in_range(caffe, tmp_path, case):
+    text, classes = INDEXED[case]
+    (tmp_path / "net").write_text(text)
+    drawn = set()
+    for seed in ("0", "1", "2"):
+        arguments = [str(tmp_path / "net"), "--net", "--out", str(tmp_path), "--seed", seed]
+        assert dump_caffe.main(arguments) == 0
+        recording = read_arrays(tmp_path / f"net_seed{seed}.npz")
+        label = recording["blob/p/data" if case == "behind all" else "blob/y/data"]
+        drawn |= set(label.reshape(-1).tolist())
+        if "blob/x/data" in recording:  # and nothing else is made whole
+            x = recording["blob/x/data"]
+            assert (x != np.round(x)).all()
+            assert x.std() > 0.6
+    assert drawn == set(range(classes))
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        (
+            layer("Power", "y", "shifted", "power_param { shift: -1 }")
+            + layer("SoftmaxWithLoss", "x shifted"),
+            "layer 'Power_shifted' computes from the input 'y': give that by --inputs",
+        ),
+        (
+            layer("Power", "y", "y", "power_param { shift: -1 }")
+            + layer("Concat", "y", "z", "concat_param { axis: 0 }")
+            + layer("SoftmaxWithLoss", "x z"),
+            "layer 'Power_y' computes from the input 'y'",
+        ),
+        (
+            layer("CenterLoss", "x y"),
+            "layer 'CenterLoss_out' of type CenterLoss may use the input 'x' as indices",
+        ),
+    ],
+)
+def test_indices_that_cannot_be_followed(caffe, tmp_path, capsys, monkeypatch, layers, message):
+    (tmp_path / "net").write_text(net_text(SCORES, layers))
+    arguments = [str(tmp_path / "net"), "--net", "--out", str(tmp_path / "out")]
+    monkeypatch.setattr(Net, "forward", pytest.fail)
+    assert dump_caffe.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_indices_that_are_given(caffe, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["net", "--net", "--out", "out", "--inputs", "in.npz"]
+    shifted = layer("Power", "y", "z", "power_param { shift: -1 }")
+    Path("net").write_text(net_text(SCORES, shifted + layer("SoftmaxWithLoss", "x z")))
+    np.savez("in.npz", y=np.arange(40) % 6 + 1)
+    assert dump_caffe.main(arguments) == 0
+
+    ignoring = "loss_param { ignore_label: 255 }"
+    Path("net").write_text(net_text(SCORES, layer("SoftmaxWithLoss", "x y", more=ignoring)))
+    np.savez("in.npz", y=np.arange(40) % 6 * 51)
+    capsys.readouterr()
+    assert dump_caffe.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error == "dump_caffe: an index of layer 'SoftmaxWithLoss_out' is outside [0, 6)\n"
+    np.savez("in.npz", y=np.where(np.arange(40) % 6 == 5, 255, 5))
+    assert dump_caffe.main(arguments) == 0
+    arguments = ["net", "--layer", "SoftmaxWithLoss_out", *arguments[2:], "--shape", "40,6"]
+    np.savez("in.npz", label=np.where(np.arange(40) % 6 == 5, 255, 5))
+    assert dump_caffe.main(arguments) == 0
+
+
+def test_inputs_of_other_names(caffe, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("net").write_text(HEAD.format(type="DOUBLE", data=INPUT, top='top: "lambda"'))
+    np.savez("in.npz", feature=np.ones((4, 6)), labels=np.ones(4))
+    np.save("x.npy", np.ones((4, 6)))
+    for arguments, message in [
+        (
+            ["--net", "--inputs", "in.npz"],
+            "in.npz holds feature, labels; what is looked for is the net's inputs, which are fc5, "
+            "label\n",
+        ),
+        (
+            ["--layer", "fc6", "--inputs", "in.npz"],
+            "in.npz holds feature, labels; what is looked for is x, label, weight, or a "
+            "recording's keys\n",
+        ),
+        (["--net", "--inputs", "x.npy"], "x.npy is one array; an .npz is needed"),
+    ]:
+        assert dump_caffe.main(["net", "--out", "out", *arguments]) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+
+
+def test_every_old_type_is_known():
+    known = dump_caffe.PLAIN | dump_caffe.KEEP_VALUES | dump_caffe.INDEXED.keys()
+    for value in pb.V1LayerParameter.LayerType.values():
+        if value != pb.V1LayerParameter.NONE:
+            assert dump_caffe.kind_of(pb.V1LayerParameter(type=value)) in known
+    for type in ("ELU", "BatchNorm", "HDF5Data", "PReLU", "SPP", "Swish", "LSTM"):
+        assert dump_caffe.kind_of(pb.LayerParameter(type=type)) in known
+    assert dump_caffe.kind_of(pb.LayerParameter(type="CenterLoss")) not in known
+
+
+FC5 = layer("InnerProduct", "img", "fc5", "inner_product_param { num_output: 11 }")
+BELOW = {
+    "a product": (FC5, (24, 11)),
+    "in place": (FC5 + layer("PReLU", "fc5", "fc5") + layer("Dropout", "fc5", "fc5"), (24, 11)),
+    "others between": (
+        FC5.replace('"fc5"', '"a"') + layer("BatchNorm", "a", "b") + layer("Scale", "b", "fc5"),
+        (24, 11),
+    ),
+    "an input": (
+        'layer { name: "in" type: "Input" top: "img" top: "fc5" '
+        "input_param { shape { dim: 3 dim: 9 } shape { dim: 3 dim: 2 dim: 5 } } }",
+        (24, 2, 5),
+    ),
+    "an old input": (
+        'input: "img" input: "fc5" ' + "input_dim: 3 " * 4 + "input_dim: 2 " * 4,
+        None,
+    ),
+    "a convolution": (layer("Convolution", "img", "fc5"), (24, 16)),
+}
+
+
+@pytest.mark.parametrize("case", BELOW)
+def test_the_net_says_the_shape(record, case):
+    text, shape = BELOW[case]
+    nowhere = NOWHERE + f' }} {text} layer {{ name: "none" type: "Silence"'
+    assert read_arrays(record("--layer", "fc6", data=nowhere))["bottom0_data"].shape == (
+        shape or (24, 2, 2, 2)
+    )
+    loss = read_arrays(record("--layer", "loss", data=nowhere))
+    assert loss["bottom0_data"].shape == (24, 7)  # the head's num_output
+    given = read_arrays(record("--layer", "fc6", "--shape", "5,3", data=nowhere))
+    assert given["bottom0_data"].shape == (5, 3)
+
+
+@pytest.mark.parametrize("where", ["__init__", "forward", "backward", "copy_from"])
+@pytest.mark.parametrize("what", [["--net"], ["--layer", "fc6"]])
+def test_a_caffe_that_throws(caffe, tmp_path, capsys, monkeypatch, where, what):
+    def throw(*_):
+        raise RuntimeError("Could not\nopen \x1b[2J file")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Net, where, throw, raising=False)
+    Path("net").write_text(HEAD.format(type="DOUBLE", data=INPUT, top='top: "lambda"'))
+    weights = ["--weights", "net"] if where == "copy_from" else []
+    assert dump_caffe.main(["net", "--out", "out", *what, *weights]) == 2
+    error = capsys.readouterr().err
+    assert "RuntimeError: Could not open ?[2J file" in error
+    assert error.count("\n") == 1
+
+
+def test_a_caffe_that_cannot_be_imported(monkeypatch, capsys):
+    """Old generated code beside a new protobuf raises TypeError."""
+
+    class Finder:
+        def find_spec(self, name, *_):
+            if name == "caffe":
+                raise TypeError("Descriptors cannot be created directly.\nIf this call came")
+
+    monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
+    monkeypatch.delitem(sys.modules, "caffe", raising=False)
+    monkeypatch.setenv("GLOG_minloglevel", "1")
+    assert dump_caffe.main(["net", "--net", "--out", "out"]) == 2
+    error = capsys.readouterr().err
+    assert "no pycaffe here: Descriptors cannot be" in error
+    assert error.count("\n") == 1
 
 
 def test_gpu(record, caffe):
