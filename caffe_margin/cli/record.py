@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 
-from caffe_margin.cli.batch import (
-    DESCRIPTION,
-    add_batch,
-    choose_iteration,
-    read_batch,
-    read_layer,
+from caffe_margin.cli.batch import DESCRIPTION, add_batch, read_batch, read_layer
+from caffe_margin.cli.common import (
+    Commands,
+    Renamed,
+    add_command,
+    file_name,
+    one_line,
+    print_json,
+    show_path,
 )
-from caffe_margin.cli.common import Commands, add_command, one_line, print_json, show_path
+from caffe_margin.maths.gradient import NAMED_RULES
 
 
 def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -27,17 +30,20 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
             "comes down from above, and what the weight's diff held before, is drawn.\n\n"
             f"{DESCRIPTION}"
         ),
-        example="caffe-margin record models/sphereface_model.prototxt --rule exact --batch 16 "
+        example="caffe-margin record models/sphereface_model.prototxt --gradient exact --batch 16 "
         "--out fc6.npz",
     )
     add_batch(command)
     command.add_argument(
-        "--rule",
-        choices=["paper", "exact"],
+        "--gradient",
+        choices=sorted(NAMED_RULES),
         default="paper",
-        help="whose gradient: the authors', or the exact one (default: paper)",
+        help="the rule of Backward (default: paper, the authors')",
     )
-    command.add_argument("--out", metavar="FILE.npz", required=True, help="where to write it")
+    command.add_argument("--rule", action=Renamed, new="--gradient")
+    command.add_argument(
+        "--out", metavar="FILE.npz", type=file_name, required=True, help="where to write it"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -49,43 +55,44 @@ def run(options: argparse.Namespace) -> int:
     from caffe_margin.recordings.record import record
 
     net, layer_param = read_layer(options)
-    x, label, weight, sources = read_batch(options, net, layer_param)
-    iteration, reason = choose_iteration(options, layer_param)
+    batch, sources = read_batch(options, net, layer_param)
+    layer_param, dtype = batch.layer_param, batch.x.dtype
     # A stream of its own, so that what is read in place of a draw does not shift the others.
     rng = np.random.default_rng([options.seed, 1])
-    top_shape = (*label.shape, layer_param.margin_inner_product_param.num_output)
+    top_shape = (*batch.label.shape, layer_param.margin_inner_product_param.num_output)
     recording = record(
         layer_param,
-        x,
-        label.astype(x.dtype),
-        weight,
-        rng.standard_normal(top_shape).astype(x.dtype),
-        rng.standard_normal(weight.shape).astype(x.dtype),
-        gradient=options.rule,
-        iteration=iteration,
+        batch.x,
+        batch.label.astype(dtype),
+        batch.weight,
+        rng.standard_normal(top_shape).astype(dtype),
+        rng.standard_normal(batch.weight.shape).astype(dtype),
+        gradient=options.gradient,
+        iteration=batch.iteration,
     )
     write_arrays(options.out, recording)
-    M, (N, K) = label.size, weight.shape
+    M, (N, K) = batch.label.size, batch.weight.shape
     lambda_ = float(recording["top1_data"][0])
     if options.json:
         print_json(
             {
                 "path": options.out,
                 "layer": layer_param.name,
-                "rule": options.rule,
-                **sources,
+                "gradient": options.gradient,
+                "features": sources["features"],
+                "weight": sources["weight"],
                 "M": M,
                 "N": N,
                 "K": K,
-                "dtype": str(x.dtype),
-                "iteration": iteration,
+                "dtype": str(dtype),
+                "iteration": batch.iteration,
                 "lambda": lambda_,
             }
         )
         return 0
-    layer = visible(layer_param.name)
-    print(f"layer     {layer}, {options.rule} rule: M = {M}, N = {N}, K = {K}, {x.dtype}")
-    print(f"lambda    {lambda_:.6g} at iteration {iteration}, {reason}")
+    print(f"layer     {visible(layer_param.name)}: M = {M}, N = {N}, K = {K}, {dtype}")
+    print(f"gradient  {options.gradient}")
+    print(f"lambda    {lambda_:.6g} at iteration {batch.iteration}, {sources['iteration']}")
     print(f"features  {one_line(sources['features'])}")
     print(f"weight    {one_line(sources['weight'])}")
     print(f"written   {show_path(options.out)}")

@@ -14,6 +14,7 @@ from caffe_margin.cli.common import (
     Commands,
     add_command,
     add_json,
+    file_name,
     one_line,
     print_json,
     progress,
@@ -42,7 +43,11 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
         example="caffe-margin verify -v tests/data/recordings",
     )
     command.add_argument(
-        "paths", metavar="PATH", nargs="+", help="a recording (.npz), or a folder of them"
+        "paths",
+        metavar="PATH",
+        nargs="+",
+        type=file_name,
+        help="a recording (.npz), or a folder of them",
     )
     command.add_argument(
         "--rtol",

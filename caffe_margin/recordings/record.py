@@ -10,8 +10,10 @@ from google.protobuf import text_format
 from numpy.typing import NDArray
 
 from caffe_margin import caffe_margin_pb2 as pb
-from caffe_margin.layers.layer import Blob, FloatArray, canonical_axis, describe
+from caffe_margin.layers.checks import canonical_axis, describe
+from caffe_margin.layers.layer import Blob
 from caffe_margin.layers.margin_inner_product import MarginInnerProduct
+from caffe_margin.maths.arrays import FloatArray
 from caffe_margin.maths.gradient import GradientRule
 from caffe_margin.recordings.recording import FORMAT_VERSION, as_recorded
 
@@ -37,7 +39,7 @@ def record(
         weight: (N, K), in the dtype of x.
         top_diff: what comes down from above, of the top's shape.
         weight_diff: (N, K), what the weight's diff holds before Backward adds to it.
-        gradient: ``"paper"``, ``"exact"`` or a `GradientRule`.
+        gradient: ``"paper"``, ``"exact"``, ``"detached"`` or a `GradientRule`.
         engine: ``"fused"`` or ``"line_by_line"``.
         iteration: which Forward it is, for lambda; None for the first after the message's
             ``iteration``.
@@ -135,7 +137,7 @@ class LayerRun:
         if self.propagate_down:
             outputs["bottom0_diff"] = bottom.diff
         if engine == "line_by_line":
-            private = layer.engine.private._asdict()  # type: ignore[union-attr]
+            private = layer.saved.private._asdict()  # type: ignore[union-attr]
             outputs |= {f"internal_{name}": blob for name, blob in private.items()}
         return outputs
 
@@ -151,7 +153,7 @@ def make_layer(
     layer_param: pb.LayerParameter, rule: GradientRule | None, engine: str, weight: FloatArray
 ) -> MarginInnerProduct:
     """Return the layer with a weight, a copy; None leaves the rule to the message."""
-    layer = MarginInnerProduct(layer_param, gradient=rule, engine=engine)
+    layer = MarginInnerProduct.from_param(layer_param, gradient=rule, engine=engine)
     layer.weight = weight
     return layer
 

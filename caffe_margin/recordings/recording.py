@@ -6,9 +6,11 @@ from anybody's Caffe. Every recording may hold
 
     format_version   () int    of this description; absent means 1. A higher one is refused
     source           () str    what recorded it
-    rule             () str    "paper" or "exact", or (3,) bool, the switches of `GradientRule` in
-                               their order; absent means what the layer's text says in its own
-                               ``gradient`` field: PAPER, Caffe's, where it has none
+    rule             () str    "paper", "exact" or "detached", or (3,) bool: normalized
+                               coefficients, margin in weight, projection; a fourth, margin in
+                               bottom, may follow, absent being true. No rule means what the layer's
+                               text says in its own ``gradient`` field: PAPER, Caffe's, where it
+                               has none
 
 and is of the first of these kinds whose keys it has. M is the batch, N the classes, K the features;
 D is float32 or float64, the layer's Dtype, one for the whole file.
@@ -59,7 +61,6 @@ others are not.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import astuple
 from typing import Any
 
 import numpy as np
@@ -69,7 +70,8 @@ from caffe_margin import caffe_margin_pb2 as pb
 from caffe_margin.files import prototxt
 from caffe_margin.files.upgrade import upgrade_net
 from caffe_margin.files.visible import visible
-from caffe_margin.layers.layer import DTYPES, FloatArray, describe
+from caffe_margin.layers.checks import DTYPES, describe
+from caffe_margin.maths.arrays import FloatArray
 from caffe_margin.maths.gradient import NAMED_RULES, GradientRule
 from caffe_margin.nets import plugin_text
 
@@ -159,19 +161,33 @@ class Recording:
         if "rule" not in self:
             return None
         if self.arrays["rule"].dtype.kind == "b":
-            return rule_of(self.array("rule", "b", (3,)))
+            switches = self.array("rule", "b")
+            if switches.shape not in ((3,), (4,)):
+                raise ValueError(f"rule is {describe(switches)}; it must be (3,) or (4,) bool")
+            return rule_of(switches)
         return rule_of(np.array(self.text("rule")))
 
 
 def rule_of(array: NDArray) -> GradientRule:
-    """Return the rule that a recording's ``rule`` stands for: a name, or three switches.
+    """Return the rule that a recording's ``rule`` stands for: a name, or three or four switches.
 
     Raises:
         ValueError: there is no rule of this name.
     """
-    return GradientRule(*array.tolist()) if array.dtype.kind == "b" else GradientRule.of(str(array))
+    if array.dtype.kind != "b":
+        return GradientRule.of(str(array))
+    normalized_coefficients, margin_in_weight, projection, *margin_in_bottom = array.tolist()
+    return GradientRule(
+        normalized_coefficients=normalized_coefficients,
+        detached_in_bottom=margin_in_bottom == [False],
+        detached_in_weight=not margin_in_weight,
+        no_projection=not projection,
+    )
 
 
 def as_recorded(rule: GradientRule) -> NDArray:
     """Return what a recording's ``rule`` holds for a rule: its name where it has one."""
-    return np.array(rule.name if rule.name in NAMED_RULES else astuple(rule))
+    if rule.name in NAMED_RULES:
+        return np.array(rule.name)
+    switches = [rule.normalized_coefficients, not rule.detached_in_weight, not rule.no_projection]
+    return np.array([*switches, False] if rule.detached_in_bottom else switches)

@@ -17,9 +17,10 @@ from caffe_margin import caffe_margin_pb2 as pb
 from caffe_margin.files import prototxt
 from caffe_margin.files.npz import MAX_BYTES, read_arrays
 from caffe_margin.files.upgrade import upgrade_solver
-from caffe_margin.layers.layer import Blob, FloatArray
+from caffe_margin.layers.layer import Blob
 from caffe_margin.layers.margin_inner_product import ENGINES, MarginInnerProduct
 from caffe_margin.layers.softmax_with_loss import SoftmaxWithLoss
+from caffe_margin.maths.arrays import FloatArray
 from caffe_margin.maths.gradient import GradientRule
 from caffe_margin.recordings.check import RTOL, Check, Verification, compare_blob
 from caffe_margin.recordings.record import LayerRun, make_layer, top_shape
@@ -256,7 +257,7 @@ class SoftmaxLossReplay(Replay):
     def checks(self, rtol: float | None) -> Iterator[Check]:
         """Yield the loss, and the diff where there is one."""
         _check_logits(self.scores.shape, self.scores.dtype)
-        layer = SoftmaxWithLoss(self.layer_param)
+        layer = SoftmaxWithLoss.from_param(self.layer_param)
         loss = layer.forward(self.scores, self.label)
         yield compare_blob("top0_data", "", loss, self.loss, rtol)
         if self.diff is not None:
@@ -335,7 +336,7 @@ class HeadSgdReplay(Replay):
         layer = make_layer(self.layer_param, self.rule, engine, self.weight)
         for x, label in zip(self.x, self.label, strict=True):
             layer.check([Blob(x), Blob(label)])
-        loss_layer, sgd = SoftmaxWithLoss(self.loss_param), SGD(self.solver_param)
+        loss_layer, sgd = SoftmaxWithLoss.from_param(self.loss_param), SGD(self.solver_param)
         computed = {key: np.full_like(array, np.nan) for key, array in self.recorded.items()}
         after = {i: np.full_like(weight, np.nan) for i, weight in self.weight_after.items()}
         for i, (x, label) in enumerate(zip(self.x, self.label, strict=True)):

@@ -13,7 +13,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from caffe_margin.layers.layer import FloatArray
+from caffe_margin.maths.arrays import FloatArray
 
 SIGNS = {f"internal_sign_{i}": i for i in range(5)}
 """The sign blobs' keys in a recording."""

@@ -107,7 +107,7 @@ def test_names_make_no_lines(net, out, tmp_path, capsys):
     other.write_text(NET.replace('"fc6" type', '"f\\nc\\033[2J" type', 1))
     assert main(["record", str(other), "--out", f"{tmp_path}/a\nb.npz"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith(r"layer     f\nc\x1b[2J, paper rule: ")
+    assert lines[0].startswith(r"layer     f\nc\x1b[2J: M = 6, N = 5, K = 8, float32")
     assert lines[-1] == rf"written   {tmp_path}/a\nb.npz"
     assert len(lines) == 5
 

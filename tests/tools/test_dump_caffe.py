@@ -113,11 +113,11 @@ class Net:
                 self.blobs.setdefault(top, Blob(np.empty((0,), np.float32)))
             top = [self.blobs[name] for name in layer_param.top]
             if layer_param.type == "MarginInnerProduct":
-                layer = MarginInnerProduct(layer_param, rng=0)
+                layer = MarginInnerProduct.from_param(layer_param, rng=0)
                 layer.layer_setup(bottom, top)
                 self.params[layer_param.name] = layer.blobs
             elif layer_param.type == "SoftmaxWithLoss":
-                layer = SoftmaxWithLoss(layer_param)
+                layer = SoftmaxWithLoss.from_param(layer_param)
             else:
                 layer = Moves(layer_param, shapes_here)
             layer.reshape(bottom, top)
