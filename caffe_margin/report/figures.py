@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 try:
     import matplotlib
@@ -25,7 +26,6 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MultipleLocator, NullFo
 
 from caffe_margin.files.atomic import atomic_write
 from caffe_margin.maths.gradient import EXACT, PAPER, GradientRule
-from caffe_margin.solver.schedule import Curve
 from caffe_margin.study.compare import RuleMeasures
 from caffe_margin.study.descent import Descent
 from caffe_margin.study.gradient_check import CheckedDerivatives
@@ -60,7 +60,7 @@ LINES: dict[str, dict[str, Any]] = {
     "exact": {"color": BLUE, "linestyle": "-", "linewidth": 2.6, "marker": "o"},
     "paper": {"color": VERMILION, "linestyle": (0, (5, 1.5)), "linewidth": 2.6, "marker": "s"},
     "normalized coefficients": {"color": GREEN, "linestyle": "--", "marker": "^"},
-    "detached in weight": {"color": PURPLE, "linestyle": (0, (4, 1.5, 1, 1.5)), "marker": "D"},
+    "no margin in weight": {"color": PURPLE, "linestyle": (0, (4, 1.5, 1, 1.5)), "marker": "D"},
     "no projection": {"color": ORANGE, "linestyle": ":", "marker": "v"},
     MODIFIED_SOFTMAX: {"color": BLACK, "linestyle": "--", "linewidth": 1.4, "marker": "x"},
     SOFTMAX: {"color": GREY, "linestyle": "-", "linewidth": 1.4, "marker": "+"},
@@ -80,6 +80,7 @@ DEEPEST = 6
 """coeff_norm is drawn as 2^-DEEPEST where it is less."""
 
 THETA = "angle θ to the own class (degrees)"
+FORWARDS = "iteration (Forward passes)"
 
 
 def style() -> AbstractContextManager[None]:
@@ -89,9 +90,10 @@ def style() -> AbstractContextManager[None]:
 
 def figures(study: Study) -> dict[str, Figure]:
     """Return every figure of the page by name, in the page's order."""
+    curve = study.schedule
     with style():
         drawn = {
-            "schedule": schedule(study.annealing, study.comparison.iteration),
+            "annealing": annealing(curve.iteration, curve.lambda_, study.comparison.iteration),
             "psi": psi(study.psi, study.pulls, study.comparison.m, study.comparison.lambda_),
             "pull": pull(study.pulls, study.pull_curves),
             "coeff_norm": coeff_norm(study.coeff_norm, study.pulls),
@@ -114,26 +116,60 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
         figure.savefig(unfinished, dpi=PER_INCH, format="png")
 
 
-def schedule(schedule: Curve, iteration: int) -> Figure:
-    """Draw lambda over iterations, and where the page stands."""
+def annealing(
+    iterations: NDArray[np.integer], lambdas: NDArray[np.floating], iteration: int
+) -> Figure:
+    """Draw lambda over iterations, and where the page stands; ``iteration`` is one of them."""
     figure, (ax,) = _figure(3.2)
-    ax.plot(schedule.iteration, schedule.lambda_, color=BLUE, label="λ")
-    here = int(np.searchsorted(schedule.iteration, iteration))
+    _draw_lambda(ax, iterations, lambdas)
+    here = lambdas[np.searchsorted(iterations, iteration)]
     ax.plot(
         [iteration],
-        schedule.lambda_[[here]],
+        [here],
         "o",
         color=VERMILION,
         markersize=9,
-        label=f"this page: iteration {iteration:,}, λ = {schedule.lambda_[here]:.4g}",
+        label=f"this page: iteration {iteration:,}, λ = {here:.4g}",
     )
-    ax.set_xscale("log")
-    if schedule.lambda_.min() > 0:
-        ax.set_yscale("log")
-    ax.set_xlabel("iteration (Forward passes)")
-    ax.set_ylabel("λ (weight of the plain cosine)")
+    ax.set_xlabel(FORWARDS)
     _legend(figure, [ax])
     return figure
+
+
+def annealing_of_run(
+    iterations: NDArray[np.floating], lambdas: NDArray[np.floating], reached: int | None, title: str
+) -> Figure:
+    """Draw lambda, and the share of the margin in force, over the Forwards of a run.
+
+    Args:
+        iterations: the Forwards, rising.
+        lambdas: lambda at each.
+        reached: the Forward at which lambda comes down to lambda_min; None where none does.
+        title: what is above the picture.
+    """
+    with style():
+        figure, (above, below) = _figure(6.4, 2, sharex=True)
+        if reached is not None:
+            title += f"\nlambda_min, {lambdas[-1]:g}, from iteration {reached:,} on (dashed)"
+            for ax in (above, below):
+                ax.axvline(reached, color=BLACK, linestyle="--", linewidth=1)
+        above.set_title(title, parse_math=False)
+        _draw_lambda(above, iterations, lambdas)
+        below.plot(iterations, 100 / (1 + lambdas), color=VERMILION)
+        below.set_ylabel("margin in force, 1 / (1 + λ) (%)")
+        below.set_ylim(bottom=0)
+        below.set_xlabel(FORWARDS)
+        below.set_xlim(iterations[0], iterations[-1])
+    return figure
+
+
+def _draw_lambda(ax: Axes, iterations: NDArray[Any], lambdas: NDArray[np.floating]) -> None:
+    """Draw lambda over iterations, both logarithmic; a lambda of 0 has no logarithm."""
+    ax.plot(iterations, lambdas, color=BLUE, label="λ")
+    ax.set_xscale("log")
+    if lambdas.min() > 0:
+        ax.set_yscale("log")
+    ax.set_ylabel("λ (weight of the plain cosine)")
 
 
 def psi(psi: Psi, pulls: Pulls, m: int, lambda_: float) -> Figure:
@@ -429,33 +465,3 @@ def _plain_numbers(ax: Axes) -> None:
 def _power_of_two(exponent: float) -> str:
     """Return 2^exponent as a reader expects it: 1/4, 1, 16."""
     return f"{2**exponent:.3g}" if exponent >= 0 else f"1/{2**-exponent:.3g}"
-
-
-def run_schedule(curve: Curve, reached: int | None, title: str) -> Figure:
-    """Draw lambda, and the share of the margin in force, over the Forwards of a run.
-
-    Args:
-        curve: lambda over the run.
-        reached: the Forward at which lambda comes down to lambda_min; None where none does.
-        title: what is above the picture.
-    """
-    iterations, values = curve.iteration, curve.lambda_
-    with style():
-        figure = Figure(figsize=(WIDTH, 6.4), layout="constrained")
-        above, below = figure.subplots(2, sharex=True)
-        if reached is not None:
-            title += f"\nlambda_min, {values[-1]:g}, from iteration {reached:,} on (dashed)"
-            for axes in (above, below):
-                axes.axvline(reached, color=BLACK, linestyle="--", linewidth=1)
-        above.set_title(title, parse_math=False)
-        above.plot(iterations, values, color=BLUE)
-        if values.min() > 0:
-            above.set_yscale("log")
-        above.set_ylabel("λ (weight of the plain cosine)")
-        below.plot(iterations, 100 / (1 + values), color=VERMILION)
-        below.set_ylabel("margin in force, 1 / (1 + λ) (%)")
-        below.set_ylim(bottom=0)
-        below.set_xlabel("iteration (Forward passes)")
-        below.set_xscale("log")
-        below.set_xlim(iterations[0], iterations[-1])
-    return figure

@@ -25,13 +25,13 @@ NET = f"""
                                            weight_filler {{ type: "xavier" }} }} }}
 """
 PICTURES = [
+    "annealing",
     "check",
     "coeff_norm",
     "departures",
     "descent",
     "psi",
     "pull",
-    "schedule",
     "training",
 ]
 
@@ -76,13 +76,15 @@ def drawn():
 
 @pytest.fixture(scope="module")
 def report(files, drawn, tmp_path_factory):
+    draw = figures.figures
+
     def keep(study):
-        drawn.update(figures.figures(study))
+        drawn.update(draw(study))
         return drawn
 
     folder = tmp_path_factory.mktemp("out") / "report"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("caffe_margin.report.page.figures", keep)
+        patch.setattr("caffe_margin.report.figures.figures", keep)
         assert main(arguments(files, folder, "--train", "5")) == 0
     return folder
 
@@ -404,9 +406,16 @@ def test_a_disk_that_fills_leaves_nothing(files, tmp_path, capsys, monkeypatch, 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_matplotlib(files, tmp_path):
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        ("matplotlib", "pictures need matplotlib, which is not installed"),
+        ("jinja2", "the page needs Jinja2, which is not installed"),
+    ],
+)
+def test_without_what_draws_the_page(files, tmp_path, module, said):
     program = (
-        "import sys\nsys.modules['matplotlib'] = None\n"
+        f"import sys\nsys.modules[{module!r}] = None\n"
         "from caffe_margin.cli import main\nsys.exit(main(sys.argv[1:]))"
     )
     done = subprocess.run(
@@ -416,10 +425,7 @@ def test_without_matplotlib(files, tmp_path):
         env={**os.environ, "PYTHONWARNINGS": "error"},
     )
     assert done.returncode == 2
-    assert done.stderr == (
-        "caffe-margin: pictures need matplotlib, which is not installed: "
-        "pip install 'caffe_margin[report]'\n"
-    )
+    assert done.stderr == f"caffe-margin: {said}: pip install 'caffe_margin[report]'\n"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -453,7 +459,7 @@ def test_classes_of_the_labels(tmp_path, capsys, label, classes):
 
 
 def report_of(tmp_path, capsys, net, *more, **arrays):
-    """Return the page on the arrays as text, without what the pictures hold."""
+    """Return the page on the arrays as one line of text, without what the pictures hold."""
     (tmp_path / "net.prototxt").write_text(net)
     np.savez(tmp_path / "batch.npz", **arrays)
     out = tmp_path / "report"
@@ -461,7 +467,8 @@ def report_of(tmp_path, capsys, net, *more, **arrays):
     net = str(tmp_path / "net.prototxt")
     assert main(["compare", net, "--features", features, "--report", str(out), *more]) == 0
     capsys.readouterr()
-    return re.sub(r"base64,[^\"]*", "", (out / "index.html").read_text("utf-8"))
+    text = re.sub(r"base64,[^\"]*", "", (out / "index.html").read_text("utf-8"))
+    return " ".join(text.split())
 
 
 @pytest.mark.parametrize("classes", [1, 5])
@@ -521,7 +528,7 @@ def test_few_powers_on_the_colour_bar(tmp_path, monkeypatch, capsys, batch):
         drawn.update(make(study))
         return drawn
 
-    monkeypatch.setattr("caffe_margin.report.page.figures", keep)
+    monkeypatch.setattr("caffe_margin.report.figures.figures", keep)
     x, label, weight = batch
     report_of(tmp_path, capsys, NET, x=1e-6 * x, label=label, weight=weight)
     bar = drawn["coeff_norm"].axes[1]
