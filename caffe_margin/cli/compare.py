@@ -88,10 +88,10 @@ def run(options: argparse.Namespace) -> int:
     with ExitStack() as stack:
         folder = None
         if options.report is not None:
-            from caffe_margin.report.folder import replacing
+            from caffe_margin.report.folder import staging_folder
             from caffe_margin.report.page import PAGE
 
-            folder = stack.enter_context(replacing(options.report))
+            folder = stack.enter_context(staging_folder(options.report))
             page = str(Path(options.report, PAGE))
         with progress("rules", options.json) as track:
             comparison = compare(batch, track(RULES))

@@ -1,15 +1,16 @@
-"""A folder of output that is replaced only once its successor is complete."""
+"""The folder of a report, replaced only once its successor is complete."""
 
 from __future__ import annotations
 
 import errno
 import json
 import os
-import shutil
-import tempfile
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from caffe_margin.files.atomic import clear_scratch, scratch_folder
 
 PROGRAM = "caffe-margin"
 
@@ -17,80 +18,92 @@ INDEX = "report.json"
 """The file that makes a folder ours.
 
 It says so under ``made_by``, which begins with `PROGRAM`, and lists, under ``files``, every file
-that may be replaced.
+that may be replaced. Both are among its first bytes.
 """
+
+HEAD_BYTES = 2**20
+"""So much of an index is read: whatever lies in the folder, that takes no time."""
+
+_MADE_BY = re.compile(rf'"made_by"\s*:\s*"{PROGRAM} ')
+_FILES = re.compile(r'"files"\s*:\s*(\[[^][{}]*\])')
 
 
 @contextmanager
-def replacing(folder: str | os.PathLike[str]) -> Iterator[Path]:
+def staging_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a new empty folder whose files become those of ``folder`` if the block ends well.
 
-    ``folder`` may be absent, empty, or a former output: it has an `INDEX` of ours and holds no
-    file that is not listed there. Folders above it are made. If the block raises, nothing has
-    changed.
+    ``folder`` may be absent, empty, or a former report: it has an `INDEX` of ours and holds no
+    file that is not listed there. It is made where it is absent, with those above it. If the block
+    raises, nothing has changed.
 
-    A folder that exists stays the same folder, be it a mount point or somebody's working directory:
-    the new files are built in a hidden folder inside it and renamed into place one by one, `INDEX`
-    last, and then those of the former output that have no successor go. Should a rename fail half
-    way, files of both are there, under the former `INDEX`.
+    The new files are built in a hidden folder inside it, so a folder that exists stays the same
+    folder, be it a mount point or somebody's working directory.
 
     Raises:
         FileExistsError: ``folder`` is a file, or holds what is not ours.
         OSError: it cannot be written; names ``folder``.
     """
     target = Path(os.path.realpath(folder))
-    _check(target, folder)
-    made: list[Path] = []
-    hidden: Path | None = None
+    made = [path for path in (target, *target.parents) if not path.exists()]
     try:
-        for parent in [*target.parents][::-1]:
-            if not parent.exists():
-                parent.mkdir()
-                made.append(parent)
-        is_there = target.exists()
-        hidden = Path(
-            tempfile.mkdtemp(prefix=f".{target.name}.", dir=target if is_there else target.parent)
-        )
-        new = hidden / "new"
-        new.mkdir()
-        yield new
-        if is_there:
-            former = _check(target, folder, besides=hidden.name)
-            names = {path.name for path in new.iterdir()}
-            for name in sorted(names, key=lambda name: (name == INDEX, name)):
-                os.replace(new / name, target / name)
-            for name in former - names:
-                (target / name).unlink()
-        else:
-            new.rename(target)
+        clear_scratch(target)
+        _former_files(target)
+        target.mkdir(parents=True, exist_ok=True)
+        with scratch_folder(target) as staged:
+            yield staged
+            _publish(staged, target, _former_files(target, besides=staged.name))
         made.clear()
     except OSError as error:
         reason = error.strerror or str(error)
         raise OSError(error.errno or errno.EIO, reason, os.fspath(folder)) from error
     finally:
-        if hidden is not None:
-            shutil.rmtree(hidden, ignore_errors=True)
-        for parent in made[::-1]:
-            parent.rmdir()
+        for path in made:
+            with suppress(OSError):
+                path.rmdir()
 
 
-def _check(target: Path, name: str | os.PathLike[str], besides: str = "") -> set[str]:
+def _publish(staged: Path, target: Path, former: set[str]) -> None:
+    """Move the staged files into place one by one, and remove the former ones they leave over.
+
+    Wherever that is stopped, the index lists all that is there, and so the next report replaces it.
+    """
+    names = {path.name for path in staged.iterdir()} - {INDEX}
+    former = former - {INDEX}
+    claim = {"made_by": f"{PROGRAM} (unfinished)", "files": sorted({INDEX} | names | former)}
+    unfinished = staged / "unfinished"
+    unfinished.write_text(json.dumps(claim), "utf-8")
+    os.replace(unfinished, target / INDEX)
+    for name in sorted(names):
+        os.replace(staged / name, target / name)
+    for name in sorted(former - names):
+        os.remove(target / name)
+    os.replace(staged / INDEX, target / INDEX)
+
+
+def _former_files(target: Path, besides: str = "") -> set[str]:
     """Return the names of the files in it; raise FileExistsError unless all are ours."""
     if not target.exists():
         return set()
     if not target.is_dir():
-        raise FileExistsError(errno.EEXIST, "is a file; a report needs a folder", os.fspath(name))
+        raise FileExistsError(errno.EEXIST, "is a file; a report needs a folder")
     found = {entry.name for entry in target.iterdir()} - {besides}
-    try:
-        index = json.loads((target / INDEX).read_text("utf-8"))
-        ours = set(index["files"]) if index["made_by"].startswith(f"{PROGRAM} ") else set()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        ours = set()
-    folders = {entry for entry in found if (target / entry).is_dir()}
-    if strangers := sorted(found - ours | folders):
+    folders = {name for name in found if (target / name).is_dir()}
+    if strangers := sorted(found - _listed(target / INDEX) | folders):
         raise FileExistsError(
             errno.EEXIST,
             f"holds {strangers[0]!r}, which is no former report's; name a new or empty folder",
-            os.fspath(name),
         )
     return found
+
+
+def _listed(index: Path) -> set[str]:
+    """Return the files that an index of ours lists; none where it is no such index."""
+    try:
+        if not index.is_file():  # To open a pipe would be to wait for its writer.
+            return set()
+        with index.open("rb") as file:
+            head = file.read(HEAD_BYTES).decode("utf-8", "replace")
+        files = _FILES.search(head)
+        return set(json.loads(files[1])) if files and _MADE_BY.search(head) else set()
+    except (OSError, ValueError):
+        return set()

@@ -1,5 +1,8 @@
 import os
+import signal
 import stat
+import subprocess
+import sys
 
 import pytest
 
@@ -56,3 +59,52 @@ def test_no_folder(tmp_path):
         pass
     with pytest.raises(IsADirectoryError, match="is a folder"), atomic_write(tmp_path):
         pass
+
+
+KILLED = """
+import os, signal, sys
+from caffe_margin.files.atomic import atomic_write
+with atomic_write(sys.argv[1]) as unfinished:
+    unfinished.write_text("half")
+    os.kill(os.getpid(), int(sys.argv[2]))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the system has no SIGKILL")
+@pytest.mark.parametrize("signal_", ["SIGKILL", "SIGTERM"])
+def test_what_a_killed_run_left_goes_with_the_next(tmp_path, signal_):
+    path, number = tmp_path / "out.npz", getattr(signal, signal_)
+    path.write_text("old")
+    done = subprocess.run([sys.executable, "-c", KILLED, str(path), str(int(number))])
+    assert done.returncode == -number
+    assert path.read_text() == "old"
+    assert len(list(tmp_path.iterdir())) == 2
+    with atomic_write(tmp_path / "another.npz") as unfinished:
+        unfinished.write_text("new")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["another.npz", "out.npz"]
+
+
+def test_what_a_live_run_writes_stays(tmp_path):
+    with atomic_write(tmp_path / "one.txt") as one:
+        one.write_text("one")
+        with atomic_write(tmp_path / "two.txt") as two:
+            two.write_text("two")
+    assert (tmp_path / "one.txt").read_text() == "one"
+    assert (tmp_path / "two.txt").read_text() == "two"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_only_folders_of_ours_are_cleared(tmp_path):
+    ours = ".caffe-margin-" + 32 * "0"
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.tex").touch()
+    for name in (".caffe-margin-settings", f"{ours}-backup", f"a{ours}"):
+        (tmp_path / name).mkdir()
+    (tmp_path / ours.replace("0", "1")).write_text("a file")
+    (tmp_path / ours.replace("0", "2")).symlink_to(tmp_path / "thesis")
+    before = set(tmp_path.rglob("*"))
+    (tmp_path / ours).mkdir()
+    (tmp_path / ours / "half").touch()
+    with atomic_write(tmp_path / "out.txt") as unfinished:
+        unfinished.write_text("new")
+    assert set(tmp_path.rglob("*")) == before | {tmp_path / "out.txt"}
