@@ -25,6 +25,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MultipleLocator, NullFormatter
 
 from caffe_margin.files.atomic import atomic_write
+from caffe_margin.files.visible import visible
 from caffe_margin.maths.gradient import EXACT, PAPER, GradientRule
 from caffe_margin.study.compare import RuleMeasures
 from caffe_margin.study.descent import Descent
@@ -137,7 +138,11 @@ def annealing(
 
 
 def annealing_of_run(
-    iterations: NDArray[np.floating], lambdas: NDArray[np.floating], reached: int | None, title: str
+    iterations: NDArray[np.floating],
+    lambdas: NDArray[np.floating],
+    reached: int | None,
+    net: str,
+    layer: str,
 ) -> Figure:
     """Draw lambda, and the share of the margin in force, over the Forwards of a run.
 
@@ -145,8 +150,10 @@ def annealing_of_run(
         iterations: the Forwards, rising.
         lambdas: lambda at each.
         reached: the Forward at which lambda comes down to lambda_min; None where none does.
-        title: what is above the picture.
+        net: its name, for the title.
+        layer: its name, for the title.
     """
+    title = f"{visible(net, 40)}: {visible(layer, 30)}"
     with style():
         figure, (above, below) = _figure(6.4, 2, sharex=True)
         if reached is not None:

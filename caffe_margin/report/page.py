@@ -22,6 +22,7 @@ except ModuleNotFoundError as error:
     ) from error
 from markupsafe import Markup
 
+from caffe_margin.files.visible import visible
 from caffe_margin.report.figures import WIDTH, save
 from caffe_margin.report.folder import INDEX, PROGRAM
 from caffe_margin.study.gradient_check import FLOOR, TOLERANCE
@@ -34,6 +35,9 @@ PAGE = "index.html"
 
 PIXELS_PER_INCH = 100
 """How large the page shows a picture."""
+
+LONGEST = 1000
+"""How many characters of a name, or of the command line, the page shows."""
 
 DASH = Markup("&ndash;")
 """What is shown for a number that is none."""
@@ -83,10 +87,10 @@ def write_page(
         },
         descents={(descent.blob, descent.rule.name): descent for descent in study.descents},
         runs={run.name: run for run in study.training.runs} if study.training else {},
-        facts=facts,
+        facts={name: visible(fact, LONGEST) for name, fact in facts.items()},
         pictures=pictures,
         program=program,
-        command=command,
+        command=visible(command, LONGEST),
         FLOOR=FLOOR,
         TOLERANCE=TOLERANCE,
         INDEX=INDEX,

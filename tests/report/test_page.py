@@ -3,6 +3,7 @@ import html.parser
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -404,6 +405,26 @@ def test_a_disk_that_fills_leaves_nothing(files, tmp_path, capsys, monkeypatch, 
     assert error.endswith("No space left on device\n")
     assert error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the system has no SIGKILL")
+@pytest.mark.parametrize("signal_", ["SIGKILL", "SIGTERM"])
+def test_a_killed_run_is_no_end_of_the_folder(files, tmp_path, signal_):
+    out = tmp_path / "report"
+    assert main(arguments(files, out)) == 0
+    former = (out / "index.html").read_bytes()
+    number = getattr(signal, signal_)
+    program = (
+        "import os, sys\nfrom caffe_margin.cli import main\nfrom caffe_margin.report import page\n"
+        f"page.save = lambda *_: os.kill(os.getpid(), {int(number)})\nmain(sys.argv[1:])"
+    )
+    done = subprocess.run([sys.executable, "-c", program, *arguments(files, out)])
+    assert done.returncode == -number
+    assert (out / "index.html").read_bytes() == former
+    assert len([path for path in out.iterdir() if path.name.startswith(".")]) == 1
+    assert main(arguments(files, out)) == 0
+    assert not [path for path in out.iterdir() if path.name.startswith(".")]
+    assert [path.name for path in tmp_path.iterdir()] == ["report"]
 
 
 @pytest.mark.parametrize(
