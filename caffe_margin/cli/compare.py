@@ -41,7 +41,7 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
             "Run the MarginInnerProduct layer and SoftmaxWithLoss on one batch, and hold the\n"
             "authors' gradient, and each of its three departures alone, against the exact\n"
             f"gradient.\n\n{DESCRIPTION}\n\n"
-            "With --report the page index.html, its pictures and tables.json, with every number,\n"
+            "With --report the page index.html, its pictures and report.json, with every number,\n"
             "are written into a folder of their own. A former report there is replaced."
         ),
         example="caffe-margin compare models/sphereface_model.prototxt --features digits "
@@ -140,6 +140,7 @@ def _write_page(
     import shlex
     import sys
 
+    from caffe_margin.report.figures import figures
     from caffe_margin.report.page import write_page
     from caffe_margin.study.compare import RULES
     from caffe_margin.study.study import study
@@ -149,7 +150,7 @@ def _write_page(
         measured = study(comparison, batch, training, options.seed, track(RULES))
     with progress("pictures", options.json) as track:
         command = shlex.join(["caffe-margin", *sys.argv[1:]])
-        write_page(folder, measured, facts, command, track)
+        write_page(folder, measured, facts, command, track(figures(measured).items()))
 
 
 def _train(options: argparse.Namespace, batch: Batch) -> Training:

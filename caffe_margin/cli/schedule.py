@@ -101,8 +101,9 @@ def run(options: argparse.Namespace) -> int:
         from caffe_margin.report import figures
 
         within = reached if reached is not None and reached <= last else None
-        title = f"{net.name or options.net}: {layer.name}"
-        figure = figures.run_schedule(schedule.curve(annealing, last), within, title)
+        names = net.name or options.net, layer.name
+        curve = schedule.curve(annealing, last)
+        figure = figures.annealing_of_run(curve, within, *names)
         figures.save(figure, options.plot)
     if options.json:
         print_json(

@@ -12,7 +12,6 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 try:
     import matplotlib
@@ -26,7 +25,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MultipleLocator, NullFo
 
 from caffe_margin.files.atomic import atomic_write
 from caffe_margin.files.visible import visible
+from caffe_margin.maths.annealing import share_of_margin
 from caffe_margin.maths.gradient import EXACT, PAPER, GradientRule
+from caffe_margin.solver.schedule import Curve
 from caffe_margin.study.compare import RuleMeasures
 from caffe_margin.study.descent import Descent
 from caffe_margin.study.gradient_check import CheckedDerivatives
@@ -61,7 +62,7 @@ LINES: dict[str, dict[str, Any]] = {
     "exact": {"color": BLUE, "linestyle": "-", "linewidth": 2.6, "marker": "o"},
     "paper": {"color": VERMILION, "linestyle": (0, (5, 1.5)), "linewidth": 2.6, "marker": "s"},
     "normalized coefficients": {"color": GREEN, "linestyle": "--", "marker": "^"},
-    "no margin in weight": {"color": PURPLE, "linestyle": (0, (4, 1.5, 1, 1.5)), "marker": "D"},
+    "detached in weight": {"color": PURPLE, "linestyle": (0, (4, 1.5, 1, 1.5)), "marker": "D"},
     "no projection": {"color": ORANGE, "linestyle": ":", "marker": "v"},
     MODIFIED_SOFTMAX: {"color": BLACK, "linestyle": "--", "linewidth": 1.4, "marker": "x"},
     SOFTMAX: {"color": GREY, "linestyle": "-", "linewidth": 1.4, "marker": "+"},
@@ -91,10 +92,9 @@ def style() -> AbstractContextManager[None]:
 
 def figures(study: Study) -> dict[str, Figure]:
     """Return every figure of the page by name, in the page's order."""
-    curve = study.schedule
     with style():
         drawn = {
-            "annealing": annealing(curve.iteration, curve.lambda_, study.comparison.iteration),
+            "annealing": annealing(study.annealing, study.comparison.iteration),
             "psi": psi(study.psi, study.pulls, study.comparison.m, study.comparison.lambda_),
             "pull": pull(study.pulls, study.pull_curves),
             "coeff_norm": coeff_norm(study.coeff_norm, study.pulls),
@@ -117,13 +117,11 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
         figure.savefig(unfinished, dpi=PER_INCH, format="png")
 
 
-def annealing(
-    iterations: NDArray[np.integer], lambdas: NDArray[np.floating], iteration: int
-) -> Figure:
+def annealing(curve: Curve, iteration: int) -> Figure:
     """Draw lambda over iterations, and where the page stands; ``iteration`` is one of them."""
     figure, (ax,) = _figure(3.2)
-    _draw_lambda(ax, iterations, lambdas)
-    here = lambdas[np.searchsorted(iterations, iteration)]
+    _draw_lambda(ax, curve)
+    here = curve.lambda_[np.searchsorted(curve.iteration, iteration)]
     ax.plot(
         [iteration],
         [here],
@@ -137,18 +135,11 @@ def annealing(
     return figure
 
 
-def annealing_of_run(
-    iterations: NDArray[np.floating],
-    lambdas: NDArray[np.floating],
-    reached: int | None,
-    net: str,
-    layer: str,
-) -> Figure:
+def annealing_of_run(curve: Curve, reached: int | None, net: str, layer: str) -> Figure:
     """Draw lambda, and the share of the margin in force, over the Forwards of a run.
 
     Args:
-        iterations: the Forwards, rising.
-        lambdas: lambda at each.
+        curve: lambda over the run.
         reached: the Forward at which lambda comes down to lambda_min; None where none does.
         net: its name, for the title.
         layer: its name, for the title.
@@ -157,24 +148,24 @@ def annealing_of_run(
     with style():
         figure, (above, below) = _figure(6.4, 2, sharex=True)
         if reached is not None:
-            title += f"\nlambda_min, {lambdas[-1]:g}, from iteration {reached:,} on (dashed)"
+            title += f"\nlambda_min, {curve.lambda_[-1]:g}, from iteration {reached:,} on (dashed)"
             for ax in (above, below):
                 ax.axvline(reached, color=BLACK, linestyle="--", linewidth=1)
         above.set_title(title, parse_math=False)
-        _draw_lambda(above, iterations, lambdas)
-        below.plot(iterations, 100 / (1 + lambdas), color=VERMILION)
+        _draw_lambda(above, curve)
+        below.plot(curve.iteration, 100 * share_of_margin(curve.lambda_), color=VERMILION)
         below.set_ylabel("margin in force, 1 / (1 + λ) (%)")
         below.set_ylim(bottom=0)
         below.set_xlabel(FORWARDS)
-        below.set_xlim(iterations[0], iterations[-1])
+        below.set_xlim(curve.iteration[0], curve.iteration[-1])
     return figure
 
 
-def _draw_lambda(ax: Axes, iterations: NDArray[Any], lambdas: NDArray[np.floating]) -> None:
+def _draw_lambda(ax: Axes, curve: Curve) -> None:
     """Draw lambda over iterations, both logarithmic; a lambda of 0 has no logarithm."""
-    ax.plot(iterations, lambdas, color=BLUE, label="λ")
+    ax.plot(curve.iteration, curve.lambda_, color=BLUE, label="λ")
     ax.set_xscale("log")
-    if lambdas.min() > 0:
+    if curve.lambda_.min() > 0:
         ax.set_yscale("log")
     ax.set_ylabel("λ (weight of the plain cosine)")
 

@@ -109,7 +109,7 @@ def test_names_make_no_lines(net, out, tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(r"layer     f\nc\x1b[2J: M = 6, N = 5, K = 8, float32")
     assert lines[-1] == rf"written   {tmp_path}/a\nb.npz"
-    assert len(lines) == 5
+    assert len(lines) == 6
 
 
 def test_mistakes_leave_no_file(net, out, tmp_path, capsys):

@@ -7,6 +7,7 @@ from caffe_margin.cli import main
 
 pytest.importorskip("matplotlib")
 from caffe_margin.report import figures
+from caffe_margin.solver.schedule import Curve
 
 NET = """
     layer { name: "fc6" type: "MarginInnerProduct" bottom: "x" bottom: "label" top: "fc"
@@ -26,9 +27,8 @@ NET = """
     ids=["plain", "control", "mathematics", "long"],
 )
 def test_names_in_a_title(tmp_path, net, layer, title):
-    figure = figures.annealing_of_run(
-        np.arange(1, 9), np.linspace(50, 2, 8), 8, net=net, layer=layer
-    )
+    curve = Curve(np.arange(1, 9), np.linspace(50, 2, 8))
+    figure = figures.annealing_of_run(curve, 8, net, layer)
     above, below = figure.axes
     lines = above.get_title(loc="left").splitlines()
     assert lines == [title, "lambda_min, 2, from iteration 8 on (dashed)"]
