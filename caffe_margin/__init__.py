@@ -14,10 +14,9 @@ from caffe_margin.files.prototxt import (
     ParseError,
     read_net,
     read_solver,
-    read_weights,
     write_net,
-    write_weights,
 )
+from caffe_margin.files.weights import read_weights, write_weights
 from caffe_margin.layers.margin_inner_product import MarginInnerProduct
 from caffe_margin.layers.margin_softmax_loss import MarginSoftmaxLoss, margin_softmax_loss
 from caffe_margin.layers.softmax_with_loss import SoftmaxWithLoss

@@ -7,7 +7,16 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from caffe_margin.cli.common import add_json, add_net, file_name, not_negative, positive, read_net
+from caffe_margin.cli.common import (
+    add_json,
+    add_net,
+    add_shapes,
+    add_state,
+    file_name,
+    not_negative,
+    positive,
+    read_state,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,6 +44,8 @@ DESCRIPTION = (
 def add_batch(command: argparse.ArgumentParser) -> None:
     """Add NET, --json, and the arguments that say which layer, at what, on which batch."""
     add_net(command)
+    add_state(command)
+    add_shapes(command)
     add_json(command)
     command.add_argument("--layer", metavar="NAME", help="which layer, where a net has several")
     command.add_argument(
@@ -67,13 +78,14 @@ def add_batch(command: argparse.ArgumentParser) -> None:
 
 
 def read_layer(options: argparse.Namespace) -> tuple[pb.NetParameter, pb.LayerParameter]:
-    """Return the net as it trains, and its MarginInnerProduct layer."""
+    """Return the net in its state, and its MarginInnerProduct layer."""
     from caffe_margin.files import prototxt
     from caffe_margin.layers.margin_inner_product import MarginInnerProduct
+    from caffe_margin.nets.select import find_layer
 
-    net = prototxt.filter_net(read_net(options), "TRAIN")
+    net = read_state(options)
     try:
-        layer_param = prototxt.find_layer(net, options.layer, MarginInnerProduct.type)
+        layer_param = find_layer(net, options.layer, MarginInnerProduct.type)
         MarginInnerProduct.from_param(layer_param)
     except ValueError as error:
         place = prototxt.place_of(options.net, options.layer)
@@ -94,7 +106,10 @@ def read_batch(
     from caffe_margin.study.head import Batch
 
     given, features = _read_features(options.features)
-    shape = _bottom_shape(net, layer_param, given)
+    if given:
+        shape: Shape = given["x"].shape
+    else:
+        shape = _bottom_in_net(net, layer_param, dict(options.shape))
     dtype = np.dtype(options.dtype or (given["x"].dtype if given else np.float32))
     rng = np.random.default_rng(options.seed)
     lead, K = _split_at_axis(layer_param, shape)
@@ -141,15 +156,13 @@ def _read_features(path: str | None) -> tuple[dict[str, np.ndarray], str]:
     return given, f"from {path}"
 
 
-def _bottom_shape(
-    net: pb.NetParameter, layer_param: pb.LayerParameter, given: Mapping[str, np.ndarray]
+def _bottom_in_net(
+    net: pb.NetParameter, layer_param: pb.LayerParameter, inputs: Mapping[str, Shape]
 ) -> Shape:
-    """Return the shape of the layer's features: the given ones', or what the net says."""
+    """Return the shape that the layer's features have in the net."""
     from caffe_margin.nets.shapes import shapes_of
 
-    if given:
-        return given["x"].shape
-    bottoms = shapes_of(net, layer_param).bottoms
+    bottoms = shapes_of(net, layer_param, inputs).bottoms
     shape = bottoms.get(layer_param.bottom[0]) if layer_param.bottom else None
     return shape or (None, None)
 
@@ -255,10 +268,10 @@ def _classes_of(label: np.ndarray, in_net: int) -> int | None:
 
 def _weight_of(path: str, name: str) -> FloatArray:
     """Return the weight of a layer in a .caffemodel, (N, K)."""
-    from caffe_margin.files import prototxt
+    from caffe_margin.files.weights import read_weights
     from caffe_margin.layers.checks import as_matrix
 
-    weights = prototxt.read_weights(path)
+    weights = read_weights(path)
     if not weights.get(name):
         raise ValueError(
             f"{path} has no weight for layer {name!r}; it has {', '.join(weights) or 'none'}"

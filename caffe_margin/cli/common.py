@@ -98,11 +98,34 @@ def add_state(command: argparse.ArgumentParser) -> None:
     )
 
 
-def filter_net(options: argparse.Namespace, net: pb.NetParameter) -> pb.NetParameter:
-    """Return the net with the layers that Caffe builds in the state of `add_state`'s arguments."""
-    from caffe_margin.files import prototxt
+def read_state(options: argparse.Namespace) -> pb.NetParameter:
+    """Return the net at NET with the layers that Caffe builds in `add_state`'s state."""
+    from caffe_margin.nets.select import filter_net
 
-    return prototxt.filter_net(net, options.phase, options.level, options.stage)
+    return filter_net(read_net(options), options.phase, options.level, options.stage)
+
+
+def add_shapes(command: argparse.ArgumentParser) -> None:
+    """Add --shape."""
+    command.add_argument(
+        "--shape",
+        metavar="BLOB=D,D,...",
+        action="append",
+        default=[],
+        type=_shape,
+        help="the shape of a data layer's top; may be given again",
+    )
+
+
+def _shape(text: str) -> tuple[str, tuple[int | None, ...]]:
+    name, equals, dims = text.partition("=")
+    try:
+        shape = tuple(None if dim.strip() == "?" else int(dim) for dim in dims.split(","))
+    except ValueError:
+        shape = ()
+    if not (name and equals and shape):
+        raise argparse.ArgumentTypeError(f"{text!r} is not like data=256,3,112,96")
+    return name, shape
 
 
 def add_json(command: argparse.ArgumentParser) -> None:

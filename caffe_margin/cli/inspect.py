@@ -12,10 +12,10 @@ from caffe_margin.cli.common import (
     add_command,
     add_json,
     add_net,
+    add_shapes,
     add_state,
-    filter_net,
     print_json,
-    read_net,
+    read_state,
 )
 
 if TYPE_CHECKING:
@@ -41,25 +41,7 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
     add_net(command)
     add_json(command)
     add_state(command)
-    command.add_argument(
-        "--shape",
-        metavar="BLOB=D,D,...",
-        action="append",
-        default=[],
-        type=_shape,
-        help="the shape of a data layer's top; may be given again",
-    )
-
-
-def _shape(text: str) -> tuple[str, tuple[int | None, ...]]:
-    name, equals, dims = text.partition("=")
-    try:
-        shape = tuple(None if dim.strip() == "?" else int(dim) for dim in dims.split(","))
-    except ValueError:
-        shape = ()
-    if not (name and equals and shape):
-        raise argparse.ArgumentTypeError(f"{text!r} is not like data=256,3,112,96")
-    return name, shape
+    add_shapes(command)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -67,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
     from caffe_margin.cli import tables
     from caffe_margin.nets import shapes
 
-    net = filter_net(options, read_net(options))
+    net = read_state(options)
     layers = shapes.infer_shapes(net, dict(options.shape))
     total = shapes.count_params(layers)
     if options.json:

@@ -13,6 +13,7 @@ from caffe_margin.cli.common import (
     add_command,
     add_json,
     add_net,
+    add_state,
     file_name,
     png,
     positive,
@@ -52,6 +53,7 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
         ),
     )
     add_net(command)
+    add_state(command)
     add_json(command)
     command.add_argument("--layer", metavar="NAME", help="which layer, where a net has several")
     command.add_argument(
@@ -201,10 +203,10 @@ def _resume(
     options: argparse.Namespace, layer: pb.LayerParameter, solver: pb.SolverParameter | None
 ) -> int:
     """Print the line for the prototxt."""
+    from caffe_margin.files.solverstate import read_solverstate
     from caffe_margin.maths.annealing import Annealing
-    from caffe_margin.solver import schedule
 
-    iter_ = schedule.read_solverstate(options.solverstate)
+    iter_ = read_solverstate(options.solverstate)
     iter_size = 1 if solver is None else solver.iter_size
     iteration = iter_ * iter_size
     if iteration >= 2**31:

@@ -22,7 +22,7 @@ from caffe_margin.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from caffe_margin.recordings.check import Check, Verification
+    from caffe_margin.recordings.check import Verification
 
 
 def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -149,18 +149,13 @@ def _reason(path: str, error: Exception) -> str:
 
 
 def _as_dict(path: str, verification: Verification) -> dict[str, Any]:
-    def plain(check: Check) -> dict[str, Any]:
-        values = asdict(check) | {"ok": check.ok}
-        return {
-            key: None if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in values.items()
-        }
+    from caffe_margin.files.plain_json import plain
 
     return {
         "path": path,
         "kind": verification.kind,
         "source": verification.source,
         "ok": verification.ok,
-        "checks": [plain(check) for check in verification.checks],
+        "checks": [plain(asdict(check) | {"ok": check.ok}) for check in verification.checks],
         "not_replayed": list(verification.not_replayed),
     }

@@ -7,22 +7,23 @@ arrays of booleans, numbers and strings, or in a ValueError of one line.
 
 from __future__ import annotations
 
-import ast
 import io
 import math
 import os
-import re
 import struct
 import sys
+import warnings
 import zipfile
 import zlib
 from collections.abc import Mapping
 from typing import IO
 
 import numpy as np
+from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from caffe_margin.files.atomic import atomic_write
+from caffe_margin.files.regular import irregular
 
 MAX_BYTES = 4 << 30
 """What is unpacked at most, in all: a million classes of 512 features twice over."""
@@ -35,7 +36,6 @@ FREE_BYTES = 64 << 20
 # a chunk at a time.
 _CHUNK = 4 << 20
 _MAX_HEADER = 4096
-_DTYPE = re.compile(r"[<>|=][biufU][0-9]{1,9}")
 _DAMAGE = (
     zipfile.BadZipFile,
     zipfile.LargeZipFile,
@@ -74,8 +74,8 @@ def read_arrays(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> dic
             more than `MAX_RATIO` times its size, or holds what is no array of booleans, numbers
             or strings.
     """
-    if not os.path.isfile(path) and os.path.exists(path):
-        raise ValueError(f"{path} is not a file")
+    if what := irregular(path):
+        raise ValueError(f"{path} is not a file but {what}")
     with _File(path) as file:
         size = os.fstat(file.fileno()).st_size
         try:
@@ -108,57 +108,54 @@ def read_arrays(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> dic
 
 
 def _read_array(file: IO[bytes], size: int) -> NDArray:
-    """Read one ``.npy`` of ``size`` bytes, header and all.
-
-    The header is parsed here and not by numpy, which reads a header of any length, and warns.
-    """
-    start = file.read(8)
-    width = {b"\x93NUMPY\x01\x00": 2, b"\x93NUMPY\x02\x00": 4}.get(start)
-    if width is None:
-        raise ValueError("it does not start as an .npy of version 1 or 2 does")
-    length = int.from_bytes(file.read(width), "little")
-    if length > _MAX_HEADER:
-        raise ValueError(f"its header is {length} bytes, more than {_MAX_HEADER}")
-    shape, fortran_order, dtype = _parse_header(file.read(length))
+    """Read one ``.npy`` of ``size`` bytes, header and all."""
+    chunk = file.read(_MAX_HEADER)
+    start = io.BytesIO(chunk)
+    shape, fortran_order, dtype = _read_header(start)
     declared = math.prod(shape) * dtype.itemsize
-    if len(start) + width + length + declared != size:
+    if start.tell() + declared != size:
         raise ValueError(f"it declares {shape} {dtype}, but its {size} bytes are another number")
-    data = np.empty(declared, np.uint8)
-    for at in range(0, declared, _CHUNK):
-        chunk = file.read(min(_CHUNK, declared - at))
+    data, at = np.empty(declared, np.uint8), 0
+    chunk = start.read()
+    while chunk:  # to the member's end, where the checksum is compared
+        if at + len(chunk) > declared:
+            raise ValueError("it goes on after its end")
         data[at : at + len(chunk)] = np.frombuffer(chunk, np.uint8)
-        if len(chunk) < min(_CHUNK, declared - at):
-            raise ValueError("it is cut short")
-    if file.read(1):  # the checksum is compared where the member ends
-        raise ValueError("it goes on after its end")
+        at += len(chunk)
+        chunk = file.read(_CHUNK)
+    if at < declared:
+        raise ValueError("it is cut short")
     if dtype.kind == "U" and (data.view(dtype.byteorder + "u4") > sys.maxunicode).any():
         raise ValueError("it holds what is no character")  # numpy dies of it later
     array = data.view(dtype).reshape(shape, order="F" if fortran_order else "C")
     return np.ascontiguousarray(array, dtype.newbyteorder("=")).reshape(shape)
 
 
-def _parse_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype]:
+def _read_header(start: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Read the header of an ``.npy`` whose start is given: its shape, fortran_order and dtype."""
     try:
-        fields = ast.literal_eval(header.decode("latin-1").strip())
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        fields = None
-    if not isinstance(fields, dict) or fields.keys() != {"descr", "fortran_order", "shape"}:
-        raise ValueError("its header is not one of an .npy")
-    shape, fortran_order, descr = fields["shape"], fields["fortran_order"], fields["descr"]
-    if not isinstance(shape, tuple) or not all(type(dim) is int and dim >= 0 for dim in shape):
-        raise ValueError(f"its shape is {_short(shape)}, not a tuple of whole numbers")
-    if type(fortran_order) is not bool:
-        raise ValueError(f"its fortran_order is {_short(fortran_order)}, not True or False")
-    if not isinstance(descr, str) or not _DTYPE.fullmatch(descr):
+        read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[
+            npy.read_magic(start)
+        ]
+    except (ValueError, KeyError):
+        raise ValueError("it does not start as an .npy of version 1 or 2 does") from None
+    try:
+        with warnings.catch_warnings():  # that the header is of Python 2
+            warnings.simplefilter("ignore")
+            shape, fortran_order, dtype = read(start)
+    except Exception as error:  # TokenError, IndexError and others of what numpy parses it with
         raise ValueError(
-            f"its dtype is {_short(descr)}; only booleans, numbers and strings are read"
+            f"its header is not one of an .npy, or is more than {_MAX_HEADER} bytes: "
+            f"{_short(str(error))}"
+        ) from None
+    if not all(type(dim) is int and dim >= 0 for dim in shape):
+        raise ValueError(f"its shape is {_short(shape)}, not a tuple of whole numbers")
+    if dtype.kind not in "biufU":
+        raise ValueError(
+            f"its dtype is {_short(dtype.str)}; only booleans, numbers and strings are read"
         )
-    try:
-        dtype = np.dtype(descr)
-    except TypeError:
-        raise ValueError(f"its dtype is {descr!r}, which numpy has not") from None
     if dtype.itemsize == 0:
-        raise ValueError(f"its dtype is {descr!r}, which takes no room")
+        raise ValueError(f"its dtype is {dtype.str!r}, which takes no room")
     return shape, fortran_order, dtype
 
 
@@ -178,4 +175,4 @@ def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, NDArray]) ->
         # Not np.savez: before numpy 2 it takes allow_pickle for the name of an array.
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
+                npy.write_array(member, np.asarray(array), allow_pickle=False)

@@ -8,7 +8,6 @@ google::protobuf::TextFormat takes, without extensions, which Caffe has none of.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import re
 from collections.abc import Mapping
@@ -18,6 +17,8 @@ from typing import Any, NoReturn, TypeVar
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
+
+from caffe_margin.files.names import near
 
 M = TypeVar("M", bound=Message)
 
@@ -200,10 +201,8 @@ def _required(descriptor: Descriptor) -> tuple[str, ...]:
 
 def _near(name: str, names: Mapping[str, Any]) -> str:
     """Return '; did you mean ...?' where a name is near, else nothing."""
-    if len(name) > 80:  # no name of a schema is; the search is quadratic
-        return ""
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.7)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    meant = near(name, names, cutoff=0.7)
+    return f"; did you mean {meant!r}?" if meant else ""
 
 
 def _short(token: str) -> str:
@@ -455,10 +454,10 @@ class _Parser:
             self.expected(f"one of {_choices(field)} for {field.name!r}")
         number = field.values.get(token)
         if number is None:
-            near = _near(token, field.values) or _near(token.upper(), field.values)
+            meant = _near(token, field.values) or _near(token.upper(), field.values)
             self.error(
-                f"{field.name!r} has no value {_short(token)}{near or '; it takes '}"
-                f"{'' if near else _choices(field)}"
+                f"{field.name!r} has no value {_short(token)}{meant or '; it takes '}"
+                f"{'' if meant else _choices(field)}"
             )
         self.advance()
         return number
@@ -516,8 +515,9 @@ class _Parser:
         if not self.path and name in self.misplaced:
             self.error(f"{name!r} {self.misplaced[name]}")
         if self.strict:
-            near = _near(name, _fields(descriptor))
-            self.error(f"{_short(name)} is no field of {descriptor.name}{near}")
+            self.error(
+                f"{_short(name)} is no field of {descriptor.name}{_near(name, _fields(descriptor))}"
+            )
         self.advance()
         self.skip_value()
         if layer is not None and message is not layer:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from caffe_margin import caffe_margin_pb2 as pb
-from caffe_margin.files import prototxt
+from caffe_margin.files.blobs import blob_to_array
 from caffe_margin.kernels import fused
 from caffe_margin.kernels.call import Call
 from caffe_margin.layers.checks import (
@@ -35,6 +35,7 @@ from caffe_margin.maths.annealing import Annealing
 from caffe_margin.maths.arrays import FloatArray
 from caffe_margin.maths.gradient import GradientRule
 from caffe_margin.nets import fillers
+from caffe_margin.nets.select import filter_net, find_layer
 from caffe_margin.nets.shapes import shapes_of
 
 if TYPE_CHECKING:
@@ -189,7 +190,7 @@ class MarginInnerProduct(Layer):
             layer.param_propagate_down = [layer_param.param[0].lr_mult != 0]
         if layer_param.blobs:
             what = f"the weight in layer {layer.name!r}"
-            layer.weight = as_matrix(prototxt.blob_to_array(layer_param.blobs[0]), what)
+            layer.weight = as_matrix(blob_to_array(layer_param.blobs[0]), what)
         return layer
 
     @classmethod
@@ -220,8 +221,8 @@ class MarginInnerProduct(Layer):
                 f"{cls.__name__}.from_net takes a net, as read_net returns it, not a "
                 f"{type(net).__name__}"
             )
-        train = prototxt.filter_net(net, "TRAIN")
-        layer_param = prototxt.find_layer(train, name, cls.type)
+        train = filter_net(net, "TRAIN")
+        layer_param = find_layer(train, name, cls.type)
         layer = cls.from_param(layer_param, **options)
         params = shapes_of(train, layer_param).params
         layer._K_in_net = params[0][1] if params else None

@@ -6,7 +6,6 @@ reproduces a run of this library, never a run of Caffe.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from caffe_margin import caffe_margin_pb2 as pb
+from caffe_margin.files.names import near
 
 _Shape = tuple[int, ...]
 _Rng = np.random.Generator
@@ -54,8 +54,8 @@ def fill(
     if any(dim < 1 for dim in shape):
         raise ValueError(f"a blob of shape {shape} has no elements to fill")
     if filler.type not in _FILLERS:
-        near = difflib.get_close_matches(filler.type, _FILLERS, n=1)
-        known = f"did you mean {near[0]!r}?" if near else f"known types: {', '.join(_FILLERS)}"
+        meant = near(filler.type, _FILLERS)
+        known = f"did you mean {meant!r}?" if meant else f"known types: {', '.join(_FILLERS)}"
         raise ValueError(f"unknown filler type {filler.type!r}; {known}")
     if filler.sparse != -1 and filler.type != "gaussian":
         raise ValueError(f"sparse works with the gaussian filler only, not with {filler.type}")

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from caffe_margin import caffe_margin_pb2 as pb
 from caffe_margin.files import prototxt, text_format
 from caffe_margin.files.text_format import ParseError, Span
+from caffe_margin.nets.select import find_layer
 
 MODULE, LAYER = "caffe_margin.pycaffe", "MarginInnerProductLayer"
 
@@ -44,7 +45,7 @@ def to_python(text: str, *, filename: str = "<text>") -> Rewritten:
         if names := [layer.name for layer in net.layer if is_plugin(layer)]:
             raise ValueError(f"{filename}: {', '.join(map(repr, names))} is a Python layer already")
         try:
-            prototxt.find_layer(net, type="MarginInnerProduct")  # says what there is instead
+            find_layer(net, type="MarginInnerProduct")  # says what there is instead
         except ValueError as error:
             raise ValueError(f"{filename}: {error}") from None
     edits = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import operator
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +9,8 @@ from dataclasses import dataclass
 from itertools import zip_longest
 
 from caffe_margin import caffe_margin_pb2 as pb
+from caffe_margin.files.blobs import shape_of
+from caffe_margin.files.names import near
 from caffe_margin.files.text_format import unknown_fields
 from caffe_margin.nets.forks import FORKS
 from caffe_margin.nets.rules.algebra import Shape, agree, alike, count, show, total
@@ -77,10 +78,14 @@ def infer_shapes(
     return [walk.visit(place, layer) for place, layer in enumerate(net.layer)]
 
 
-def shapes_of(net: pb.NetParameter, layer: pb.LayerParameter) -> LayerShapes:
+def shapes_of(
+    net: pb.NetParameter,
+    layer: pb.LayerParameter,
+    inputs: Mapping[str, Sequence[int | None]] | None = None,
+) -> LayerShapes:
     """The shapes around one of a net's layers; see `infer_shapes`."""
     place = list(net.layer).index(layer)
-    return infer_shapes(net)[place]
+    return infer_shapes(net, inputs)[place]
 
 
 def count_params(layers: Iterable[LayerShapes]) -> int | None:
@@ -109,7 +114,7 @@ def _check_inputs(
     given: dict[str, Shape] = {}
     for name, dims in inputs.items():
         if name not in makers:
-            raise ValueError(f"input '{name}' is nobody's top{_near(name, makers)}")
+            raise ValueError(f"input '{name}' is nobody's top{_meant(name, makers)}")
         maker = makers[name]
         if not _takes_inputs(maker):
             raise ValueError(
@@ -213,8 +218,8 @@ class _Walk:
                         raise ValueError(f"bottom '{name}' is the top of '{maker}', further down")
                 # In a large net the search takes long; one wrong name is told from the first few.
                 self.searches += 1
-                near = _near(name, self.blobs) if self.searches <= _MAX_SEARCHES else ""
-                raise ValueError(f"bottom '{name}' is nobody's top{near}")
+                meant = _meant(name, self.blobs) if self.searches <= _MAX_SEARCHES else ""
+                raise ValueError(f"bottom '{name}' is nobody's top{meant}")
         seen: set[str] = set()
         for name, bottom in zip_longest(layer.top, layer.bottom[: len(layer.top)]):
             if name != bottom and (name in self.blobs or name in seen):
@@ -268,13 +273,10 @@ def _least_known(layer: pb.LayerParameter, shape: Shape | None) -> Shape | None:
 
 def _stored(layer: pb.LayerParameter) -> list[Shape]:
     """The shapes of the blobs that the file holds."""
-    shapes: list[Shape] = []
-    for i, blob in enumerate(layer.blobs):
-        old = any(blob.HasField(name) for name in ("num", "channels", "height", "width"))
-        four = (blob.num, blob.channels, blob.height, blob.width)
-        shapes.append(four if old else tuple(blob.shape.dim))
-        _check_blob(f"the file's blob {i}", shapes[i])
-    return shapes
+    shapes = [shape_of(blob) for blob in layer.blobs]
+    for i, shape in enumerate(shapes):
+        _check_blob(f"the file's blob {i}", shape)
+    return list(shapes)
 
 
 def _fill(layer: pb.LayerParameter, params: list[Shape], stored: list[Shape]) -> list[Shape]:
@@ -306,7 +308,7 @@ def _apply_rule(layer: pb.LayerParameter, bottoms: list[Shape]) -> tuple[list[Sh
             f"layer type '{layer.type}' is of {FORKS[layer.type]}, not of BVLC's Caffe"
         )
     if layer.type not in LAYER_TYPES:
-        raise ValueError(f"unknown layer type '{layer.type}'{_near_type(layer.type)}")
+        raise ValueError(f"unknown layer type '{layer.type}'{_meant(layer.type, LAYER_TYPES)}")
     if field := _foreign_field(layer):
         raise ValueError(f"{layer.type}: no shape is certain with {field}, which only a fork knows")
     try:
@@ -332,12 +334,6 @@ def _check_blob(what: str, shape: Shape) -> None:
 
 
 @functools.lru_cache
-def _near_type(type: str) -> str:
-    return _near(type, LAYER_TYPES)
-
-
-def _near(name: str, names: Iterable[str]) -> str:
-    if len(name) > 80:  # no name in use is; the search is quadratic
-        return ""
-    close = difflib.get_close_matches(name, names, n=1)
-    return f", did you mean '{close[0]}'?" if close else ""
+def _meant(name: str, names: Iterable[str]) -> str:
+    other = near(name, names)
+    return f", did you mean '{other}'?" if other else ""

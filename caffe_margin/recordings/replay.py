@@ -22,6 +22,7 @@ from caffe_margin.layers.margin_inner_product import ENGINES, MarginInnerProduct
 from caffe_margin.layers.softmax_with_loss import SoftmaxWithLoss
 from caffe_margin.maths.arrays import FloatArray
 from caffe_margin.maths.gradient import GradientRule
+from caffe_margin.nets.select import filter_net, find_layer
 from caffe_margin.recordings.check import RTOL, Check, Verification, compare_blob
 from caffe_margin.recordings.record import LayerRun, make_layer, top_shape
 from caffe_margin.recordings.recording import Recording
@@ -299,9 +300,9 @@ class HeadSgdReplay(Replay):
     @classmethod
     def of(cls, recording: Recording) -> HeadSgdReplay:
         """Read the recording."""
-        net = prototxt.filter_net(recording.net(), "TRAIN")
-        layer_param = prototxt.find_layer(net, None, MarginInnerProduct.type)
-        loss_param = prototxt.find_layer(net, None, SoftmaxWithLoss.type)
+        net = filter_net(recording.net(), "TRAIN")
+        layer_param = find_layer(net, None, MarginInnerProduct.type)
+        loss_param = find_layer(net, None, SoftmaxWithLoss.type)
         solver_param = _read_solver(recording)
         x, label = recording.floats("fc5"), recording.array("label", "fiu")
         weight = recording.floats("weight_before", (None, None), x.dtype)
@@ -404,7 +405,7 @@ class NetReplay(Replay):
     @classmethod
     def of(cls, recording: Recording) -> NetReplay:
         """Read the net of the recorded phase."""
-        return cls(recording, prototxt.filter_net(recording.net(), recording.text("phase")))
+        return cls(recording, filter_net(recording.net(), recording.text("phase")))
 
     def checks(self, rtol: float | None) -> Iterator[Check]:
         """Yield the checks of each layer, its name before the blob's."""

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import bisect
 import math
-import os
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from caffe_margin import caffe_margin_pb2 as pb
-from caffe_margin.files import prototxt
 from caffe_margin.maths.annealing import Annealing, share_of_margin
 
 
@@ -102,33 +97,3 @@ def iteration_of_lambda_min(annealing: Annealing) -> int | None:
         forwards, True, key=lambda i: a.lambda_at(i) <= np.float32(a.lambda_min)
     )
     return forwards[index] if index < len(forwards) else None
-
-
-def read_solverstate(path: str | os.PathLike[str]) -> int:
-    """Return the iteration that a ``.solverstate`` was saved at: how often weights were updated.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is HDF5, cut short, too large, or no solver state.
-    """
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise ValueError(f"{path}: a folder, device or pipe, not a file")
-    with open(path, "rb") as file:
-        data = file.read(prototxt.MAX_BINARY_BYTES + 1)
-    if data.startswith(b"\x89HDF"):
-        raise ValueError(
-            f"{path}: an HDF5 file, which is not read here. Its iteration is the number in its "
-            f"name, and what `h5dump -d iter` prints"
-        )
-    state = pb.SolverState()
-    try:
-        state.ParseFromString(data)
-    except (DecodeError, ValueError):
-        raise ValueError(
-            f"{path}: no solver state; it is cut short, damaged or of another kind"
-        ) from None
-    if not state.HasField("iter"):
-        raise ValueError(f"{path}: no solver state: it holds no iteration")
-    if state.iter < 0:
-        raise ValueError(f"{path}: no solver state: its iteration is {state.iter}")
-    return state.iter

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from caffe_margin.files.plain_json import plain
 from caffe_margin.maths.arrays import FloatArray
 from caffe_margin.maths.gradient import EXACT, PAPER, GradientRule
 from caffe_margin.study.head import Batch, Gradients
@@ -94,9 +95,8 @@ class Comparison:
     def as_dict(self) -> dict[str, object]:
         """Return everything as JSON has it; NaN, which JSON lacks, as None."""
 
-        def plain(difference: Difference) -> dict[str, float | None]:
-            shown = asdict(difference) | {"angle": difference.angle}
-            return {k: v if math.isfinite(v) else None for k, v in shown.items()}
+        def shown(difference: Difference) -> dict[str, float]:
+            return asdict(difference) | {"angle": difference.angle}
 
         M, N, K = self.shape
         return {
@@ -108,13 +108,13 @@ class Comparison:
             "iteration": self.iteration,
             "lambda": self.lambda_,
             "loss": self.loss,
-            "theta": [float(theta) for theta in self.theta],
+            "theta": plain(self.theta),
             "rules": [
                 {
                     "name": measure.rule.name,
                     **asdict(measure.rule),
-                    "bottom_diff": plain(measure.bottom_diff),
-                    "weight_diff": plain(measure.weight_diff),
+                    "bottom_diff": plain(shown(measure.bottom_diff)),
+                    "weight_diff": plain(shown(measure.weight_diff)),
                 }
                 for measure in self.measures
             ],

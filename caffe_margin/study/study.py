@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from caffe_margin.files.plain_json import plain
 from caffe_margin.layers.checks import row_lengths
 from caffe_margin.maths import angular
 from caffe_margin.maths.arrays import FloatArray
@@ -111,10 +112,10 @@ class Study:
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as JSON has it; angles in radians; NaN and infinity as None."""
-        plain: dict[str, Any] = _plain(self)
-        plain["comparison"] = self.comparison.as_dict()
-        plain["spreads"] = {name: _plain(spread) for name, spread in self.spreads.items()}
-        for check, shown in zip(self.checks, plain["checks"], strict=True):
+        found: dict[str, Any] = _plain(self)
+        found["comparison"] = self.comparison.as_dict()
+        found["spreads"] = {name: _plain(spread) for name, spread in self.spreads.items()}
+        for check, shown in zip(self.checks, found["checks"], strict=True):
             shown |= {
                 "scale": check.scale,
                 "disagreement": check.disagreement.tolist(),
@@ -122,14 +123,14 @@ class Study:
                 "largest": check.largest,
                 "passes": check.passes,
             }
-        for descent, shown in zip(self.descents, plain["descents"], strict=True):
+        for descent, shown in zip(self.descents, found["descents"], strict=True):
             step, loss = descent.lowest
             shown |= {
                 "lowest_step": step,
                 "lowest_loss": loss,
                 "back_at_start": descent.back_at_start,
             }
-        return plain
+        return found
 
 
 def study(
@@ -225,10 +226,6 @@ def _plain(value: Any) -> Any:
         return {
             field.name.rstrip("_"): _plain(getattr(value, field.name)) for field in fields(value)
         }
-    if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, tuple):
         return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return value if np.isfinite(value) else None
-    return value
+    return plain(value)

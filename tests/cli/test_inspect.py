@@ -89,7 +89,10 @@ def test_shape_of_an_unknown_blob(capsys):
         ("pool_round_mode", ["y 1x2x2x2"]),
         ("pool_ceil_mode", ["y ?", "no shape is certain with the field 'ceil_mode'"]),
         ("reshape_message", ["43320 elements into (1, 18, -1, 38)"]),
-        ("misleading_suggestion", ["y 1x4x1x1", "'BN' is of the", "'Permute' is of the SSD forks"]),
+        (
+            "misleading_suggestion",
+            ["y 1x4x1x1", "'BN' is of SegNet and PSPNet", "'Permute' is of SSD"],
+        ),
     ],
 )
 def test_cases(case, lines, capsys):

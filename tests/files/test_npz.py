@@ -62,17 +62,21 @@ ONE = npy(data=bytes(8))
 HOSTILE = {
     "objects": ([("a.npy", npy(header("'|O'"), bytes(8)))], "dtype is '|O'; only booleans"),
     "structured": ([("a.npy", npy(header("[('a', '<f8')]"), bytes(8)))], "only booleans"),
-    "no such dtype": ([("a.npy", npy(header("'<f3'"), bytes(3)))], "numpy has not"),
+    "no such dtype": ([("a.npy", npy(header("'<f3'"), bytes(3)))], "not a valid dtype descriptor"),
     "no room": ([("a.npy", npy(header("'<U0'", "(9**99,)"), b""))], "not one of an .npy"),
     "no item size": ([("a.npy", npy(header("'<U0'"), b""))], "takes no room"),
     "negative shape": ([("a.npy", npy(header(shape="(-1,)"), bytes(8)))], "not a tuple of whole"),
     "bool shape": ([("a.npy", npy(header(shape="(True,)"), bytes(8)))], "not a tuple of whole"),
-    "list shape": ([("a.npy", npy(header(shape="[1]"), bytes(8)))], "not a tuple of whole"),
+    "list shape": ([("a.npy", npy(header(shape="[1]"), bytes(8)))], "shape is not valid"),
     "too many dims": ([("a.npy", npy(header(shape=f"({'1,' * 99})"), bytes(8)))], "array 'a'"),
     "huge dim": ([("a.npy", npy(header(shape=f"(0, {10**30})"), b""))], "array 'a'"),
-    "fortran 3": ([("a.npy", npy(header(order="3"), bytes(8)))], "not True or False"),
+    "fortran 3": ([("a.npy", npy(header(order="3"), bytes(8)))], "not a valid bool"),
     "code": ([("a.npy", npy("__import__('os').getpid()"))], "header is not one"),
     "nesting": ([("a.npy", npy("(" * 4000))], "header is not one"),
+    "unclosed": ([("a.npy", npy("(1, '"))], "header is not one"),
+    "empty descr": ([("a.npy", npy(header("()")))], "header is not one"),
+    "complex": ([("a.npy", npy(header("'<c8'"), bytes(8)))], "only booleans"),
+    "subarray": ([("a.npy", npy(header("('<f8', (1,))"), bytes(8)))], "only booleans"),
     "no header": ([("a.npy", npy(length=9))], "header is not one"),
     "huge header": ([("a.npy", npy(version=b"\x02\x00", length=2**32 - 1))], "more than 4096"),
     "npy version": ([("a.npy", npy(version=b"\x03\x00"))], "version 1 or 2"),
@@ -104,6 +108,11 @@ def test_every_code_point(tmp_path, descr, point):
     data = np.array([point], descr.replace("U1", "u4")).tobytes()
     path = archive(tmp_path, [("a.npy", npy(header(repr(descr)), data))])
     assert read_arrays(path)["a"].tolist() == [chr(point)]
+
+
+def test_header_of_python_2(tmp_path):
+    path = archive(tmp_path, [("a.npy", npy(header(shape="(1L,)"), bytes(8)))])
+    np.testing.assert_array_equal(read_arrays(path)["a"], [0.0])
 
 
 def test_version_2_header(tmp_path):

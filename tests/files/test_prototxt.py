@@ -6,10 +6,8 @@ import contextlib
 import gzip
 import io
 import os
-import struct
 import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,17 +19,12 @@ from caffe_margin import caffe_margin_pb2 as pb
 from caffe_margin.files.prototxt import (
     ParseError,
     UnknownFieldWarning,
-    array_to_blob,
-    blob_to_array,
-    filter_net,
-    find_layer,
     parse_text,
     read_net,
     read_solver,
-    read_weights,
     write_net,
-    write_weights,
 )
+from caffe_margin.files.weights import read_weights
 
 TEXT = """\
 name: "little"
@@ -337,220 +330,6 @@ def test_write_net_follows_a_link(tmp_path: Path) -> None:
     write_net(net(), link)
     assert link.is_symlink()
     assert read_net(target) == net()
-
-
-# Weights
-
-
-def floats(*values: float) -> bytes:
-    return struct.pack(f"<{len(values)}f", *values)
-
-
-def test_blob_bytes_by_hand() -> None:
-    # shape (7): message with dim (1) packed; data (5): packed floats, as protobuf's
-    # encoding guide lays them out.
-    shape = b"\x3a\x04\x0a\x02\x02\x01"
-    blob = pb.BlobProto.FromString(b"\x2a\x08" + floats(0.5, -2) + shape)
-    assert blob_to_array(blob).tolist() == [[0.5], [-2]]
-    made = array_to_blob(np.array([[0.5], [-2]], np.float32))
-    assert made == blob
-    assert list(made.data) == [0.5, -2]
-    assert not made.double_data
-
-
-@pytest.mark.parametrize("dtype", ["<f4", "<f8", ">f4", ">f8"])
-@pytest.mark.parametrize("shape", [(), (1,), (0,), (3, 0, 2), (2, 3), (1, 2, 3, 4), (5, 30, 30)])
-def test_arrays_round_trip(shape: tuple[int, ...], dtype: str) -> None:
-    array = np.random.default_rng(0).normal(size=shape).astype(dtype)
-    blob = array_to_blob(array)
-    assert tuple(blob.shape.dim) == shape
-    assert list(blob.double_data if dtype[1:] == "f8" else blob.data) == array.ravel().tolist()
-    back = blob_to_array(pb.BlobProto.FromString(blob.SerializeToString()))
-    assert back.shape == shape
-    np.testing.assert_array_equal(back, array)
-    assert back.dtype == (np.float64 if dtype[1:] == "f8" and array.size else np.float32)
-    assert back.flags.writeable
-
-
-def test_special_values_and_strides() -> None:
-    array = np.array([[np.nan, np.inf], [-np.inf, -0.0], [1e-45, 3.4028235e38]], np.float32)
-    for view in (array, array.T, array[::2], np.asfortranarray(array)):
-        back = blob_to_array(array_to_blob(view))
-        assert back.tobytes() == view.tobytes()
-
-
-@pytest.mark.parametrize("dtype", [np.float16, np.int64, object, "S3", bool, np.complex64])
-def test_array_to_blob_refuses_other_types(dtype: Any) -> None:
-    with pytest.raises(ValueError, match="float32 or float64"):
-        array_to_blob(np.zeros(3, dtype))
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("num: 1 channels: 2 height: 1 width: 3 data: [1, 2, 3, 4, 5, 6]", (1, 2, 1, 3)),
-        # One of the legacy four is enough, and wins over shape. Blob::FromProto.
-        ("num: 1 shape { dim: 3 }", (1, 0, 0, 0)),
-        ("shape { dim: 6 } double_data: [1, 2, 3, 4, 5, 6]", (6,)),
-        ("data: 7", ()),
-        ("shape { dim: 2 dim: 0 }", (2, 0)),
-    ],
-)
-def test_shapes_of_blobs(text: str, expected: tuple[int, ...]) -> None:
-    blob = google.Parse(text, pb.BlobProto())
-    array = blob_to_array(blob)
-    assert array.shape == expected
-    assert array.ravel().tolist() == list(blob.data) + list(blob.double_data)
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("shape { dim: 3 dim: 4 } data: [1, 2]", r"2 values for the shape \(3, 4\).* 12"),
-        ("", r"0 values for the shape \(\)"),
-        ("shape { dim: -1 dim: -2 } data: [1, 2]", r"the shape \(-1, -2\) has a negative"),
-        ("num: 1 channels: 1 height: 1 width: 3 data: 1", r"1 values for the shape \(1, 1, 1, 3\)"),
-    ],
-)
-def test_blobs_that_do_not_fill_their_shape(tmp_path: Path, text: str, said: str) -> None:
-    blob = google.Parse(text, pb.BlobProto())
-    with pytest.raises(ValueError, match=said):
-        blob_to_array(blob)
-    good = array_to_blob(np.zeros(1, np.float32))
-    layer = pb.LayerParameter(name="fc6", blobs=[good, blob])
-    path = tmp_path / "w.caffemodel"
-    path.write_bytes(pb.NetParameter(layer=[layer]).SerializeToString())
-    with pytest.raises(ValueError, match=r"w.caffemodel: layer 'fc6', blob 1: " + said):
-        read_weights(path)
-
-
-def test_weights_round_trip(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    weights = {
-        "fc5": [rng.normal(size=(512, 37)).astype(np.float32), np.zeros(512, np.float32)],
-        "fc6": [rng.normal(size=(1057, 512)).astype(np.float32)],
-        "odd/层": [np.array(3.0), np.zeros((0, 4), np.float32)],
-    }
-    path = tmp_path / "w.anything"
-    write_weights(weights, path)
-    back = read_weights(path)
-    assert list(back) == list(weights)
-    for name, arrays in weights.items():
-        assert len(back[name]) == len(arrays)
-        for got, expected in zip(back[name], arrays, strict=True):
-            assert (got.dtype, got.shape) == (expected.dtype, expected.shape)
-            np.testing.assert_array_equal(got, expected)
-    plain = pb.NetParameter.FromString(path.read_bytes())
-    assert [layer.name for layer in plain.layer] == list(weights)
-    assert list(plain.layer[1].blobs[0].data[:3]) == weights["fc6"][0].ravel()[:3].tolist()
-
-
-def test_weights_of_old_files(tmp_path: Path) -> None:
-    blob = "blobs { num: 1 channels: 1 height: 1 width: 2 data: 3 data: 4 }"
-    v1 = f'input: "x" layers {{ name: "c" type: CONVOLUTION {blob} }} layers {{ name: "r" }}'
-    v0 = f'layers {{ layer {{ name: "c" type: "conv" {blob} }} }}'
-    for text in (v0, v1):
-        path = tmp_path / "old.caffemodel"
-        path.write_bytes(net(text).SerializeToString())
-        weights = read_weights(path)
-        assert list(weights) == ["c"]
-        np.testing.assert_array_equal(weights["c"][0], np.array([[[[3, 4]]]], np.float32))
-
-
-def test_weights_that_are_not_there(tmp_path: Path) -> None:
-    path = tmp_path / "net.prototxt"
-    path.write_text(TEXT)
-    with pytest.raises(ValueError, match="no layer has weights"):
-        read_weights(path)
-    for weights in ({}, {"a": []}):
-        with pytest.raises(ValueError, match="no weights to write"):
-            write_weights(weights, tmp_path / "w")
-    with pytest.raises(ValueError, match=r"layer 'a', blob 1: .*not int64"):
-        write_weights({"a": [np.zeros(1), np.zeros(1, np.int64)]}, tmp_path / "w")
-    assert os.listdir(tmp_path) == ["net.prototxt"]
-
-
-# Choosing layers
-
-
-@pytest.mark.parametrize(
-    ("rules", "state", "kept"),
-    [
-        ("", {}, True),
-        ("include { phase: TRAIN }", {"phase": "TRAIN"}, True),
-        ("include { phase: TRAIN }", {"phase": "TEST"}, False),
-        ("exclude { phase: TRAIN }", {"phase": "TRAIN"}, False),
-        ("exclude { phase: TRAIN }", {"phase": "TEST"}, True),
-        ("include { phase: TRAIN } include { phase: TEST }", {"phase": "TEST"}, True),
-        ("include { min_level: 2 }", {"level": 1}, False),
-        ("include { min_level: 2 }", {"level": 2}, True),
-        ("include { max_level: 2 }", {"level": 2}, True),
-        ("include { max_level: 2 }", {"level": 3}, False),
-        ("include { stage: 'a' stage: 'b' }", {"stages": ["a"]}, False),
-        ("include { stage: 'a' stage: 'b' }", {"stages": ["b", "a"]}, True),
-        ("include { not_stage: 'a' not_stage: 'b' }", {"stages": ["b"]}, False),
-        ("include { not_stage: 'a' }", {"stages": ["c"]}, True),
-        ("include { phase: TRAIN stage: 'a' }", {"phase": "TRAIN"}, False),
-        ("exclude { stage: 'a' } exclude { stage: 'b' }", {"stages": ["b"]}, False),
-        ("include { }", {}, True),
-        ("exclude { }", {}, False),
-    ],
-)
-def test_filter_net(rules: str, state: dict[str, Any], kept: bool) -> None:
-    whole = net(f'name: "n" layer {{ name: "a" }} layer {{ name: "b" {rules} }}')
-    before = whole.SerializeToString()
-    filtered = filter_net(whole, **state)
-    expected = [whole.layer[0], whole.layer[1]] if kept else [whole.layer[0]]
-    assert list(filtered.layer) == expected
-    assert whole.SerializeToString() == before
-    assert filtered.state == pb.NetState(
-        phase=state.get("phase", "TRAIN"),
-        level=state.get("level", 0),
-        stage=state.get("stages", ()),
-    )
-
-
-def test_filter_net_adds_to_the_nets_own_stages() -> None:
-    whole = net('state { phase: TEST stage: "a" } layer { include { stage: "a" stage: "b" } }')
-    assert len(filter_net(whole, stages=["b"]).layer) == 1
-    assert len(filter_net(whole).layer) == 0
-
-
-def test_filter_net_refuses() -> None:
-    with pytest.raises(ValueError, match="layer 'a' has both include and exclude"):
-        filter_net(net('layer { name: "a" include { } exclude { } }'))
-    with pytest.raises(ValueError, match="TRAIN and TEST"):
-        filter_net(net(), phase="train")
-
-
-def test_find_layer() -> None:
-    whole = net(TEXT + 'layer { name: "r1" type: "ReLU" } layer { name: "r2" type: "ReLU" }')
-    assert find_layer(whole, "fc6") is not None
-    assert find_layer(whole, "fc6") == whole.layer[1]
-    assert find_layer(whole, type="MarginInnerProduct") == whole.layer[1]
-    assert find_layer(whole, "r2", "ReLU") == whole.layer[3]
-    assert find_layer(net('layer { name: "only" }')).name == "only"
-
-
-@pytest.mark.parametrize(
-    ("name", "type_", "said"),
-    [
-        ("fc7", None, "no layer 'fc7'; did you mean 'fc6'?"),
-        ("zzz", None, "no layer 'zzz'; it has 'data', 'fc6', 'r', 'r'"),
-        ("fc6", "InnerProduct", "layer 'fc6' is of type 'MarginInnerProduct', not 'InnerProduct'"),
-        (None, "ReLU", "2 layers of type 'ReLU'; name one: 'r', 'r'"),
-        ("r", None, "2 layers are named 'r'; filter_net"),
-        (None, "MarginProduct", "no layer of type 'MarginProduct'; did you mean 'MarginInnerP"),
-        (None, None, "the net has 4 layers; name one: 'data', 'fc6', 'r', 'r'"),
-    ],
-)
-def test_find_layer_refuses(name: str | None, type_: str | None, said: str) -> None:
-    whole = net(TEXT + 'layer { name: "r" type: "ReLU" } layer { name: "r" type: "ReLU" }')
-    with pytest.raises(ValueError) as caught:  # noqa: PT011 -- the whole text is compared below
-        find_layer(whole, name, type_)
-    assert said in str(caught.value)
-    with pytest.raises(ValueError, match="no layers"):
-        find_layer(pb.NetParameter(), name or "a")
 
 
 def test_binary_net_with_a_name_that_is_not_utf_8(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from caffe_margin.maths.annealing import Annealing
 from caffe_margin.solver.schedule import (
     curve,
     iteration_of_lambda_min,
-    read_solverstate,
     steps,
 )
 
@@ -82,39 +81,3 @@ def test_curve_goes_from_the_first_to_the_last():
     assert np.all(np.diff(found.iteration) > 0)
     by_hand = np.maximum(1000 / (1 + 0.12 * found.iteration), 5)
     np.testing.assert_allclose(found.lambda_, by_hand, rtol=1e-6)
-
-
-# SolverState: iter is field 1, learned_net 2, history 3.
-STATE = b"\x08\x80\x7d" + b"\x12\x03a.b" + b"\x1a\x06\x2a\x04\x00\x00\x80\x3f"
-
-
-def test_read_solverstate(tmp_path):
-    path = tmp_path / "s_iter_16000.solverstate"
-    path.write_bytes(STATE)
-    assert read_solverstate(path) == 16000
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        (b"\x89HDF\r\n\x1a\n", "HDF5 file.* the number in its name"),
-        (STATE[:-1], "cut short"),
-        (STATE[3:], "holds no iteration"),
-        (b"", "holds no iteration"),
-        (b"\x0a\x01n", "holds no iteration"),  # a net's name
-        (b"iter: 16000\n", "no solver state"),  # Caffe writes no text
-        (b"\x08" + b"\xff" * 9 + b"\x01", "its iteration is -1"),
-    ],
-)
-def test_what_is_no_solverstate(tmp_path, data, message):
-    path = tmp_path / "s.solverstate"
-    path.write_bytes(data)
-    with pytest.raises(ValueError, match=message):
-        read_solverstate(path)
-
-
-@pytest.mark.parametrize("path", ["/dev/zero", "."])
-def test_a_solverstate_is_a_file(path, monkeypatch):
-    monkeypatch.setattr("builtins.open", None)
-    with pytest.raises(ValueError, match=f"^{path}: a folder, device or pipe, not a file"):
-        read_solverstate(path)

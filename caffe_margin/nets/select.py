@@ -1,0 +1,104 @@
+"""A part of a net: the layers of one phase, or one layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from caffe_margin import caffe_margin_pb2 as pb
+from caffe_margin.files.names import near
+
+
+def filter_net(
+    net: pb.NetParameter, phase: str = "TRAIN", level: int = 0, stages: Iterable[str] = ()
+) -> pb.NetParameter:
+    """Return the net as Caffe builds it for one phase: the layers whose rules the state meets.
+
+    The kept layers are unchanged; the state is noted in the new net's `state`. Stages add to
+    those the net's own `state` lists, phase and level replace. Source: Net::Net,
+    Net::FilterNet, Net::StateMeetsRule.
+
+    Args:
+        net: a net in the current form, left alone.
+        phase: "TRAIN" or "TEST".
+        level: what min_level and max_level are held against.
+        stages: what stage and not_stage are held against.
+
+    Raises:
+        ValueError: the phase is another, or a layer has both include and exclude rules.
+    """
+    if phase not in ("TRAIN", "TEST"):
+        raise ValueError(f"no phase {phase!r}; the phases are TRAIN and TEST")
+    filtered = pb.NetParameter()
+    filtered.CopyFrom(net)
+    state = filtered.state
+    state.phase = pb.TRAIN if phase == "TRAIN" else pb.TEST
+    state.level = level
+    state.stage.extend(stages)
+    filtered.ClearField("layer")
+    for layer in net.layer:
+        if layer.include and layer.exclude:
+            raise ValueError(
+                f"layer {layer.name!r} has both include and exclude rules; it may have one kind"
+            )
+        if layer.include:
+            kept = any(_meets(state, rule) for rule in layer.include)
+        else:
+            kept = not any(_meets(state, rule) for rule in layer.exclude)
+        if kept:
+            filtered.layer.append(layer)
+    return filtered
+
+
+def find_layer(
+    net: pb.NetParameter, name: str | None = None, type: str | None = None
+) -> pb.LayerParameter:
+    """Return one layer of a net: by name, or the only one of a type, or both.
+
+    Raises:
+        ValueError: no layer or more than one answers, or the named layer has another type.
+    """
+    layers = list(net.layer)
+    if name is not None:
+        layers = [layer for layer in net.layer if layer.name == name]
+        if not layers:
+            names = [layer.name for layer in net.layer if type in (None, layer.type)]
+            names = names or [layer.name for layer in net.layer]
+            raise ValueError(f"the net has no layer {name!r}{_suggest(name, names)}")
+    found = [layer for layer in layers if type is None or layer.type == type]
+    if len(found) == 1:
+        return found[0]
+    if name is not None and not found:
+        raise ValueError(f"layer {name!r} is of type {layers[0].type!r}, not {type!r}")
+    if not found:
+        types = sorted({layer.type for layer in net.layer})
+        raise ValueError(f"the net has no layer of type {type!r}{_suggest(str(type), types)}")
+    if name is not None:
+        raise ValueError(f"{len(found)} layers are named {name!r}; filter_net keeps one phase's")
+    what = "layers" if type is None else f"layers of type {type!r}"
+    names = [repr(layer.name) for layer in found]
+    raise ValueError(f"the net has {len(names)} {what}; name one: {_some(names)}")
+
+
+def _meets(state: pb.NetState, rule: pb.NetStateRule) -> bool:
+    """Source: Net::StateMeetsRule."""
+    return (
+        not (rule.HasField("phase") and rule.phase != state.phase)
+        and not (rule.HasField("min_level") and state.level < rule.min_level)
+        and not (rule.HasField("max_level") and state.level > rule.max_level)
+        and all(stage in state.stage for stage in rule.stage)
+        and not any(stage in state.stage for stage in rule.not_stage)
+    )
+
+
+def _suggest(name: str, names: Sequence[str]) -> str:
+    if meant := near(name, names):
+        return f"; did you mean {meant!r}?"
+    return f"; it has {_some([repr(other) for other in names])}" if names else "; it has no layers"
+
+
+def _some(items: Sequence[str]) -> str:
+    return (
+        ", ".join(items)
+        if len(items) <= 20
+        else f"{', '.join(items[:20])} and {len(items) - 20} more"
+    )
