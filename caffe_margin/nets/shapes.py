@@ -308,7 +308,7 @@ def _apply_rule(layer: pb.LayerParameter, bottoms: list[Shape]) -> tuple[list[Sh
             f"layer type '{layer.type}' is of {FORKS[layer.type]}, not of BVLC's Caffe"
         )
     if layer.type not in LAYER_TYPES:
-        raise ValueError(f"unknown layer type '{layer.type}'{_meant(layer.type, LAYER_TYPES)}")
+        raise ValueError(f"unknown layer type '{layer.type}'{_meant_type(layer.type)}")
     if field := _foreign_field(layer):
         raise ValueError(f"{layer.type}: no shape is certain with {field}, which only a fork knows")
     try:
@@ -333,7 +333,11 @@ def _check_blob(what: str, shape: Shape) -> None:
         raise ValueError(f"{what} is {show(shape)}: more than Caffe's 2^31 - 1 elements")
 
 
-@functools.lru_cache
 def _meant(name: str, names: Iterable[str]) -> str:
     other = near(name, names)
     return f", did you mean '{other}'?" if other else ""
+
+
+@functools.lru_cache
+def _meant_type(type: str) -> str:
+    return _meant(type, LAYER_TYPES)
