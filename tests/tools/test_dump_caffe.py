@@ -12,12 +12,12 @@ from google.protobuf import text_format
 import dump_caffe
 from caffe_margin import caffe_margin_pb2 as pb
 from caffe_margin.files.npz import read_arrays
-from caffe_margin.files.prototxt import filter_net
 from caffe_margin.files.upgrade import upgrade_net
 from caffe_margin.layers.layer import Blob
 from caffe_margin.layers.margin_inner_product import MarginInnerProduct
 from caffe_margin.layers.softmax_with_loss import SoftmaxWithLoss
 from caffe_margin.nets import plugin_text
+from caffe_margin.nets.select import filter_net
 from caffe_margin.nets.shapes import infer_shapes
 from caffe_margin.recordings.replay import verify
 from helpers.places import ROOT
