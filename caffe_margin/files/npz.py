@@ -29,12 +29,12 @@ MAX_BYTES = 4 << 30
 """What is unpacked at most, in all: a million classes of 512 features twice over."""
 MAX_RATIO = 32
 """Nor does a file unpack to more than this many times its size..."""
-FREE_BYTES = 64 << 20
+FREE_BYTES = 16 << 20
 """...unless that is less than this."""
 
 # No single read of a file is longer: a directory of members that is, is refused. Members are read
 # a chunk at a time.
-_CHUNK = 4 << 20
+_CHUNK = 1 << 20
 _MAX_HEADER = 4096
 _DAMAGE = (
     zipfile.BadZipFile,
