@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -76,9 +77,30 @@ def read_net(options: argparse.Namespace) -> pb.NetParameter:
     from caffe_margin.files import prototxt
     from caffe_margin.nets import plugin_text
 
-    net = prototxt.read_net(options.net, strict=options.strict)
+    try:
+        net = prototxt.read_net(options.net, strict=options.strict)
+    except prototxt.ParseError:
+        _refuse_solver(options.net)
+        raise
     plugin_text.restore(net, filename=options.net)
     return net
+
+
+def _refuse_solver(path: str) -> None:
+    """Say where a solver goes that was given in a net's place."""
+    from caffe_margin.files import prototxt
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", prototxt.UnknownFieldWarning)
+            solver = prototxt.read_solver(path)
+    except ValueError:
+        return
+    net = solver.net or solver.train_net or "NET.prototxt"
+    raise ValueError(
+        f"{path} is a solver; give its net, {net}, in its place, and the solver beside it to "
+        f"schedule: caffe-margin schedule {net} --solver {path}"
+    ) from None
 
 
 def add_state(command: argparse.ArgumentParser) -> None:

@@ -83,7 +83,7 @@ def run(options: argparse.Namespace) -> int:
 
     if options.solverstate and (options.plot or options.last):
         raise ValueError("--solverstate asks for one line; --plot and --last are for the table")
-    net, layer = _read_layer(options)
+    net, layer = read_layer(options)
     param = layer.margin_inner_product_param
     solver = prototxt.read_solver(options.solver, strict=options.strict) if options.solver else None
     if solver is not None and solver.iter_size < 1:
@@ -140,27 +140,6 @@ def run(options: argparse.Namespace) -> int:
     elif reached > last:
         print(f"\nlambda_min is not reached; it would be at iteration {reached}")
     return 0
-
-
-def _read_layer(
-    options: argparse.Namespace,
-) -> tuple[pb.NetParameter, pb.LayerParameter]:
-    """Return net and layer; a solver in the net's place is told where it goes."""
-    from caffe_margin.files import prototxt
-
-    try:
-        return read_layer(options)
-    except prototxt.ParseError:
-        try:
-            solver = prototxt.read_solver(options.net)
-        except ValueError:
-            solver = None
-        if solver is None or not solver.net:
-            raise
-        raise ValueError(
-            f"{options.net} is a solver; give its net, and the solver beside it: "
-            f"caffe-margin schedule {solver.net} --solver {options.net}"
-        ) from None
 
 
 def _last(

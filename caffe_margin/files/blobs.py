@@ -7,7 +7,8 @@ import math
 import numpy as np
 
 from caffe_margin import caffe_margin_pb2 as pb
-from caffe_margin.files.binary import MAX_BINARY_BYTES, varint
+from caffe_margin.files.binary import MAX_BINARY_BYTES
+from caffe_margin.files.wire import varint
 
 
 def blob_to_array(blob: pb.BlobProto) -> np.ndarray:

@@ -8,11 +8,9 @@ from collections.abc import Iterator
 
 from caffe_margin.files.binary import FIRST_BYTES, MAX_BINARY_BYTES
 from caffe_margin.files.regular import irregular
+from caffe_margin.files.text_format import MAX_TEXT_BYTES
 
 StrPath = str | os.PathLike[str]
-
-MAX_TEXT_BYTES = 64 * 2**20
-"""A longer text is refused; the longest nets in use are a thousand times shorter."""
 
 _HEAD_BYTES = 4096
 CONTROLS = bytes(set(range(32)) - set(b"\t\n\v\f\r")) + b"\x7f"

@@ -19,27 +19,27 @@ def near(name: str, names: Iterable[str], cutoff: float = 0.6) -> str | None:
 
     Args:
         name: the name that was not found.
-        names: those there are; the first of equals is returned.
+        names: those there are; of equals the last by the alphabet is returned, as by difflib.
         cutoff: how like a name must be, from 0 to 1: difflib's ratio.
     """
     if len(name) > _MAX_LENGTH:
         return None
-    best = None
+    best: tuple[float, str] | None = None
     for other in itertools.islice(names, _MAX_NAMES):
         if len(other) > _MAX_LENGTH:
             continue
         matcher = difflib.SequenceMatcher(None, *_without_common_word(other, name), autojunk=False)
         if matcher.real_quick_ratio() >= cutoff and matcher.quick_ratio() >= cutoff:
-            likeness = matcher.ratio()
-            if likeness > cutoff or (likeness == cutoff and best is None):
-                best, cutoff = other, likeness
-    return best
+            likeness = matcher.ratio(), other
+            if likeness[0] >= cutoff and (best is None or likeness > best):
+                best, cutoff = likeness, likeness[0]
+    return None if best is None else best[1]
 
 
 def _without_common_word(first: str, second: str) -> tuple[str, str]:
     """Return two names without the last word, where that is the same."""
     first_head, _, first_word = first.rpartition("_")
     second_head, _, second_word = second.rpartition("_")
-    if first_head and second_head and first_word == second_word:
+    if first_word == second_word and (first_head or second_head):
         return first_head, second_head
     return first, second

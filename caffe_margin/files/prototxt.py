@@ -16,7 +16,7 @@ from google.protobuf.message import EncodeError, Message
 from caffe_margin import caffe_margin_pb2 as pb
 from caffe_margin.files import text_format
 from caffe_margin.files.atomic import atomic_write
-from caffe_margin.files.binary import MAX_BINARY_BYTES, parse_binary
+from caffe_margin.files.binary import MAX_BINARY_BYTES, parse_binary, serialize
 from caffe_margin.files.load import CONTROLS, StrPath, decode, load, naming
 from caffe_margin.files.text_format import ParseError, UnknownFieldWarning
 from caffe_margin.files.upgrade import upgrade_net, upgrade_solver
@@ -115,7 +115,7 @@ def write_net(net: pb.NetParameter, path: StrPath, *, binary: bool | None = None
         _write(path, text)
         return
     try:
-        data = net.SerializeToString()
+        data = serialize(net)
     except EncodeError:
         data = b""
     if len(data) > MAX_BINARY_BYTES or (not data and net.ListFields()):
@@ -167,7 +167,12 @@ def read_solver(path: StrPath, *, strict: bool = False) -> pb.SolverParameter:
         raise ValueError(f"{path}: the file is binary; a solver is text")
     solver = pb.SolverParameter()
     notes = text_format.parse(
-        decode(data), solver, filename=str(path), strict=strict, misplaced=_IS_NET
+        decode(data),
+        solver,
+        filename=str(path),
+        strict=strict,
+        misplaced=_IS_NET,
+        kind="a solver",
     )
     with naming(path):
         upgrade_solver(solver)
@@ -203,14 +208,21 @@ def load_net(path: StrPath, strict: bool = False) -> tuple[pb.NetParameter, list
     """Read a net as `read_net` does; return it and what is to be warned of, a line each."""
     data, is_text = load(path)
     net = pb.NetParameter()
+    v1_types: dict[int, str] = {}
     if is_text:
         notes = text_format.parse(
-            decode(data), net, filename=str(path), strict=strict, misplaced=_IS_SOLVER
+            decode(data),
+            net,
+            filename=str(path),
+            strict=strict,
+            misplaced=_IS_SOLVER,
+            kind="a net",
+            v1_types=v1_types,
         )
     else:
-        notes = parse_binary(path, data, net, strict)
+        notes, v1_types = parse_binary(path, data, net, strict)
     with naming(path):
-        problems = upgrade_net(net)
+        problems = upgrade_net(net, v1_types)
     if strict and problems:
         raise ValueError(f"{path}: {problems[0]}")
     return net, notes + [f"{path}: {problem}" for problem in problems]

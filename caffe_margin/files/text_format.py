@@ -18,38 +18,49 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
+from caffe_margin.files.budget import Budget
 from caffe_margin.files.names import near
+from caffe_margin.files.wire import BYTES, varint
 
 M = TypeVar("M", bound=Message)
 
+MAX_TEXT_BYTES = 16 << 20
+"""A longer text is refused; the longest public nets take less than 5 MB."""
 MAX_DEPTH = 100
 """Messages nested deeper than this are refused; Caffe's own reach six."""
 
-_MAX_UNKNOWN = 1000  # distinct unknown fields told apart; the rest are only counted
-_MAX_NOTES = 50
+NEVER_PASSED_OVER = (
+    "MarginInnerProductParameter",
+    "LargeMarginInnerProductParameter",
+    "NetStateRule",
+)
+"""An enum's value that these lack is an error: their default would be a wrong answer."""
 
-# A field that is skipped inside a layer's parameters leaves its name in their unknown fields, under
-# the highest number there is, which no schema uses: what it would have changed is then known to be
-# unknown. Names are ASCII and cut to 80 characters, so one byte holds the length.
-_SKIPPED = 2**29 - 1
-_SKIPPED_TAG = b"\xfa\xff\xff\xff\x0f"
+_MAX_UNKNOWN = 1000  # distinct unknown fields told apart; the rest are only counted
+MAX_NOTES = 50
+"""Lines of text about what was passed over; the rest is only counted."""
 
 _NAME, _NUMBER, _STRING, _MARK, _COMMENT, _BAD = range(1, 7)
 _END = None
+_SKIPPED_FIELD = 2000
+"""The number under which a parameter keeps the names of its fields that were skipped."""
 # A number's token is cut generously and judged afterwards, so that "3stride" is one wrong
-# number and no cut needs backtracking. The last group takes what no other does.
+# number and no cut needs backtracking. The last group takes what no other does, and the start of
+# a string with escapes: as an expression these would keep a point to come back to for each.
 _TOKEN = re.compile(
     r"""[ \t\n\r\v\f]*(?:
       ([A-Za-z_][A-Za-z0-9_]*)
     | (\.?[0-9][A-Za-z0-9_.]*(?:(?<=[eE])[+-][A-Za-z0-9_.]*)?)
-    | ("[^"\\\n]*(?:\\[^\n][^"\\\n]*)*"|'[^'\\\n]*(?:\\[^\n][^'\\\n]*)*')
+    | ("[^"\\\n]*"|'[^'\\\n]*')
     | ([:{}<>\[\],;-])
     | (\#[^\n]*)
     | (.)
     | \Z)""",
     re.VERBOSE,
 )
+_STRING_STOPS = {'"': re.compile(r'["\\\n]'), "'": re.compile(r"['\\\n]")}
 _DECIMAL = re.compile(r"0|[1-9][0-9]*")
+_COUNT = re.compile(r"[1-9][0-9]{0,8}")
 _OCTAL = re.compile(r"0[0-7]+")
 _HEX = re.compile(r"0[xX][0-9a-fA-F]+")
 _FLOAT = re.compile(r"(?!0[0-9])(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?[fF]?")
@@ -113,8 +124,10 @@ def parse(
     filename: str = "<text>",
     strict: bool = False,
     misplaced: Mapping[str, str] | None = None,
+    kind: str = "",
     spans: list[Span] | None = None,
     part: slice | None = None,
+    v1_types: dict[int, str] | None = None,
 ) -> list[str]:
     """Fill a proto2 message from text, as google::protobuf::TextFormat::Parse does.
 
@@ -124,30 +137,42 @@ def parse(
         text: the text; a byte order mark and Windows line ends are allowed.
         message: any proto2 message.
         filename: the name that errors give.
-        strict: refuse fields that the message's type lacks, where they are else skipped.
+        strict: refuse fields, and a layer's values of enums, that the schema lacks, where they
+            are else skipped. A value is an error all the same whose name is nearly one of the
+            enum's, or that stands in one of `NEVER_PASSED_OVER`.
         misplaced: top-level field names of another kind of file, each with what to say
             about it; such a field is an error.
+        kind: what the text is to be, such as "a net"; one without a known field at the top
+            level is then refused.
         spans: filled with the place of every entry at the top level, in order. An entry
             starts at its field's name (a message in the list form, at its brace) and ends
             behind its value.
         part: read this part of the text alone, such as the inside of a message's braces;
             places stay those in the whole.
+        v1_types: filled with the types of `layers` that were skipped, by the entry's place.
 
     Returns:
-        A line of text for each field that was skipped, the same field in layers of the same
-        type counted together. `unknown_fields` knows those of a layer's parameters too.
+        A line of text for each field or value that was skipped, the same field in layers of the
+        same type counted together. A parameter of a layer keeps the names of those it should
+        have had as unknown fields: see `unknown_fields`.
 
     Raises:
         ParseError: the text is no message of this type.
     """
-    parser = _Parser(text, filename, strict, misplaced or {}, part or slice(len(text)))
+    if len(text) > MAX_TEXT_BYTES:
+        raise ParseError(
+            f"a text of {len(text)} characters; more than {MAX_TEXT_BYTES} are not read", filename
+        )
+    parser = _Parser(text, filename, strict, misplaced or {}, spans, part or slice(len(text)))
     fresh = type(message)()
     parser.advance()
     parser.fields(fresh, "", None)
-    parser.check_required(fresh, f"the {message.DESCRIPTOR.name}", parser.stop)
+    parser.check_required(fresh, f"the {message.DESCRIPTOR.name}", parser.limit)
+    if kind and parser.unknown and not fresh.ListFields():
+        parser.nothing_known(kind)
     message.CopyFrom(fresh)
-    if spans is not None:
-        spans.extend(parser.spans)
+    if v1_types is not None:
+        v1_types.update(parser.v1_types)
     return parser.notes()
 
 
@@ -159,7 +184,7 @@ def unknown_fields(message: Message) -> list[str]:
     fields: Any = UnknownFieldSet(message)
     return [
         field.data[:80].decode("ascii", "replace")
-        if field.field_number == _SKIPPED and isinstance(field.data, bytes)
+        if field.field_number == _SKIPPED_FIELD and isinstance(field.data, bytes)
         else str(field.field_number)
         for field in fields
     ]
@@ -171,8 +196,8 @@ class _Field:
     def __init__(self, field: FieldDescriptor) -> None:
         self.name: str = field.name
         self.type: int = field.type
-        self.repeated = _is(field, "repeated")
-        self.required = _is(field, "required")
+        self.repeated = has_label(field, "repeated")
+        self.required = has_label(field, "required")
         self.message: Descriptor | None = field.message_type
         self.values: dict[str, int] = {}
         if field.enum_type is not None:
@@ -182,7 +207,8 @@ class _Field:
         self.read = _READERS.get(field.type, _Parser.read_integer)
 
 
-def _is(field: Any, label: str) -> bool:
+def has_label(field: Any, label: str) -> bool:
+    """Say whether a field is "repeated" or "required"."""
     # protobuf 7 has lost `label`; protobuf 4 and 5 lack `is_repeated` and `is_required`.
     if hasattr(field, f"is_{label}"):
         return bool(getattr(field, f"is_{label}"))
@@ -205,6 +231,12 @@ def _near(name: str, names: Mapping[str, Any]) -> str:
     return f"; did you mean {meant!r}?" if meant else ""
 
 
+def _misspelt(name: str, names: Mapping[str, Any]) -> bool:
+    """Say whether a name is nearly one of the names; CONVOLUTION3D is not CONVOLUTION misspelt."""
+    meant = near(name, names, 0.9) or near(name.upper(), names, 0.9)
+    return meant is not None and re.findall(r"\d", meant) == re.findall(r"\d", name)
+
+
 def _short(token: str) -> str:
     return repr(token if len(token) <= 60 else token[:57] + "...")
 
@@ -214,7 +246,7 @@ class _Unknown:
     """A field the schema lacks: where it first stood, among which fields, in which layer."""
 
     name: str
-    place: int
+    start: int
     table: Mapping[str, _Field]
     layer: Message | None
     count: int = 0
@@ -224,45 +256,64 @@ class _Parser:
     """One text's tokens, and the descent through them. `kind` and `token` are the next token."""
 
     def __init__(
-        self, text: str, filename: str, strict: bool, misplaced: Mapping[str, str], part: slice
+        self,
+        text: str,
+        filename: str,
+        strict: bool,
+        misplaced: Mapping[str, str],
+        spans: list[Span] | None,
+        part: slice,
     ) -> None:
-        start, self.stop, _ = part.indices(len(text))
+        start, self.limit, _ = part.indices(len(text))
         self.text = text
         self.filename = filename
         self.strict = strict
         self.misplaced = misplaced
-        self.spans: list[Span] = []
+        self.spans = spans
+        self.v1_layers = 0
+        self.v1_types: dict[int, str] = {}
         self.path: list[str] = []
-        self.unknown: dict[tuple[str, int], _Unknown] = {}
+        self.unknown: dict[tuple[str, str, int], _Unknown] = {}
         self.unlisted = 0
-        self.matches = _TOKEN.finditer(
-            text, 1 if start == 0 and text.startswith("\ufeff") else start, self.stop
-        )
-        self.match = next(_TOKEN.finditer(""))
-        self.end = 0  # where the token before this one ends
+        self.budget = Budget(len(text))
         self.kind: int | None = _END
         self.token = ""
+        self.start = start  # where the token starts
+        self.stop = 1 if start == 0 and text.startswith("\ufeff") else start  # and ends
+        self.end = 0  # where the token before this one ends
 
     # Tokens
 
     def advance(self) -> None:
-        self.end = self.match.end()
-        match = next(self.matches)
+        self.end = self.stop
+        match = _TOKEN.match(self.text, self.stop, self.limit)
+        while match and match.lastindex == _COMMENT:
+            match = _TOKEN.match(self.text, match.end(), self.limit)
+        assert match  # the last group takes what no other does
         kind = match.lastindex
-        while kind == _COMMENT:
-            match = next(self.matches)
-            kind = match.lastindex
-        self.match = match
-        self.kind = kind
+        self.stop = match.end()
+        self.start = match.start(kind) if kind else self.limit
         self.token = match[kind] if kind else ""
         if kind == _BAD:
-            self.bad_character()
+            kind = self.string_with_escapes()
+        self.kind = kind
 
-    def start(self) -> int:
-        return self.match.start(self.kind) if self.kind else self.stop
+    def string_with_escapes(self) -> int:
+        """Go to the end of the string that starts here."""
+        stops = _STRING_STOPS.get(self.token)
+        at = self.stop
+        while stops and (stop := stops.search(self.text, at, self.limit)) and stop[0] != "\n":
+            at = stop.end()
+            if stop[0] == self.token:
+                self.stop, self.token = at, self.text[self.start : at]
+                return _STRING
+            if self.text.startswith("\n", at):
+                break
+            at += 1
+        self.bad_character()
 
     def error(self, what: str, place: int | None = None) -> NoReturn:
-        place = self.start() if place is None else place
+        place = self.start if place is None else place
         before = self.text[:place].removeprefix("\ufeff")
         line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
         raise ParseError(what, self.filename, line, column)
@@ -295,9 +346,7 @@ class _Parser:
 
     def fields(self, message: Message, closer: str, layer: Message | None) -> None:
         """Read fields up to `closer`, which is left as the next token."""
-        descriptor = message.DESCRIPTOR
-        table = _fields(descriptor)
-        top = not self.path
+        table = _fields(message.DESCRIPTOR)
         while self.token != closer:  # the end's token is ""
             if self.kind != _NAME:
                 self.expected(f"a field's name or {closer!r}" if closer else "a field's name")
@@ -305,41 +354,45 @@ class _Parser:
             if field is None:
                 self.unknown_field(message, layer)
                 continue
-            start = self.start()
+            start = self.start
             if not field.repeated and message.HasField(field.name):
                 self.error(f"{field.name!r} is given twice; it takes one value")
             self.advance()
             if field.message is None:
-                self.scalars(message, field)
-                if top:
-                    self.spans.append(Span(field.name, start, self.end))
+                self.scalars(message, field, layer)
+                self.note_span(field, start)
             else:
-                self.accept(":")
-                self.path.append(field.name)
-                if field.repeated and self.accept("["):
-                    if not self.accept("]"):
-                        while True:
-                            at = self.start()
-                            self.entry(message, field, layer)
-                            if top:
-                                self.spans.append(Span(field.name, at, self.end))
-                            if self.list_ends():
-                                break
-                else:
-                    self.entry(message, field, layer)
-                    if top:
-                        self.spans.append(Span(field.name, start, self.end))
-                self.path.pop()
+                self.messages(message, field, layer, start)
             self.separator()
 
-    def entry(self, message: Message, field: _Field, layer: Message | None) -> None:
+    def messages(self, message: Message, field: _Field, layer: Message | None, start: int) -> None:
+        """Read what follows the name of a field that is a message: one, or a list of them."""
+        self.accept(":")
+        self.path.append(field.name)
+        if not (field.repeated and self.accept("[")):
+            self.entry(message, field, layer, start)
+        elif not self.accept("]"):
+            while True:
+                self.entry(message, field, layer, self.start)
+                if self.list_ends():
+                    break
+        self.path.pop()
+
+    def note_span(self, field: _Field, start: int) -> None:
+        if self.spans is not None and not self.path:
+            self.spans.append(Span(field.name, start, self.end))
+
+    def entry(self, message: Message, field: _Field, layer: Message | None, start: int) -> None:
         """Read one braced message into a field."""
         closer = _CLOSERS.get(self.token)
         if closer is None or self.kind != _MARK:
             self.expected(f"'{{' to open {field.name!r}, which is a message")
         if len(self.path) > MAX_DEPTH:
             self.error(f"messages are nested more than {MAX_DEPTH} deep")
-        opened = self.start()
+        assert field.message
+        if not self.budget.charge(field.message):
+            self.error("more layers and parameters than a net of this size has; it is not read")
+        opened = self.start
         self.advance()
         if field.repeated:
             inner = getattr(message, field.name).add()
@@ -348,9 +401,12 @@ class _Parser:
             inner.SetInParent()
         if field.name in ("layer", "layers"):
             layer = inner
+            self.v1_layers += field.name == "layers"
         self.fields(inner, closer, layer)
         self.check_required(inner, repr(field.name), opened)
         self.advance()
+        if self.spans is not None and len(self.path) == 1:
+            self.spans.append(Span(field.name, start, self.end))
 
     def check_required(self, message: Message, what: str, place: int) -> None:
         missing = [name for name in _required(message.DESCRIPTOR) if not message.HasField(name)]
@@ -358,21 +414,30 @@ class _Parser:
             names = " and ".join(repr(name) for name in missing)
             self.error(f"{what} lacks {names}, which it must have", place)
 
-    def scalars(self, message: Message, field: _Field) -> None:
+    def scalars(self, message: Message, field: _Field, layer: Message | None) -> None:
         if self.token != ":":
             self.expected(f"':' behind {field.name!r}")
         self.advance()
-        if not field.repeated:
-            setattr(message, field.name, field.read(self, field))
-            return
-        values = getattr(message, field.name)
-        if not self.accept("["):
-            values.append(field.read(self, field))
+        if not (field.repeated and self.accept("[")):
+            self.scalar(message, field, layer)
         elif not self.accept("]"):
             while True:
-                values.append(field.read(self, field))
+                self.scalar(message, field, layer)
                 if self.list_ends():
                     break
+
+    def scalar(self, message: Message, field: _Field, layer: Message | None) -> None:
+        if (
+            field.values
+            and self.token not in field.values
+            and self.passes_over_value(message, field, layer)
+        ):
+            return
+        value = field.read(self, field)
+        if field.repeated:
+            getattr(message, field.name).append(value)
+        else:
+            setattr(message, field.name, value)
 
     def list_ends(self) -> bool:
         """Step over ',' and return False, or over ']' and return True."""
@@ -385,7 +450,7 @@ class _Parser:
     # Scalars
 
     def read_integer(self, field: _Field) -> int:
-        place, negative = self.start(), self.accept("-")
+        place, negative = self.start, self.accept("-")
         token = self.token
         if self.kind != _NUMBER:
             self.expected(f"an integer for {field.name!r}")
@@ -438,9 +503,25 @@ class _Parser:
         self.advance()
         return value
 
+    def passes_over_value(self, message: Message, field: _Field, layer: Message | None) -> bool:
+        """Say whether the value is one that the enum lacks and that is no error; step over it."""
+        owner, token = message.DESCRIPTOR.name, self.token
+        if self.strict or layer is None or owner in NEVER_PASSED_OVER:
+            return False
+        if self.kind == _NAME:
+            if len(self.unknown) < _MAX_UNKNOWN and _misspelt(token, field.values):
+                return False
+        elif not _COUNT.fullmatch(token) or int(token) in field.numbers:
+            return False
+        self.note_skipped(field.name, self.start, message, layer, value=token)
+        if owner == "V1LayerParameter" and field.name == "type":
+            self.v1_types[self.v1_layers - 1] = token[:80]
+        self.advance()
+        return True
+
     def read_enum(self, field: _Field) -> int:
         if self.kind == _NUMBER or self.token == "-":
-            place = self.start()
+            place = self.start
             value = self.read_integer(field)
             if value not in field.numbers:
                 self.error(
@@ -463,7 +544,7 @@ class _Parser:
         return number
 
     def read_string(self, field: _Field) -> str:
-        place = self.start()
+        place = self.start
         try:
             return self.read_bytes(field).decode("utf-8")
         except UnicodeDecodeError:
@@ -511,27 +592,40 @@ class _Parser:
     # Fields the schema lacks
 
     def unknown_field(self, message: Message, layer: Message | None) -> None:
-        name, place, descriptor = self.token, self.start(), message.DESCRIPTOR
+        name, start = self.token, self.start
         if not self.path and name in self.misplaced:
             self.error(f"{name!r} {self.misplaced[name]}")
         if self.strict:
+            descriptor = message.DESCRIPTOR
             self.error(
                 f"{_short(name)} is no field of {descriptor.name}{_near(name, _fields(descriptor))}"
             )
         self.advance()
         self.skip_value()
-        if layer is not None and message is not layer:
-            noted = name[:80].encode()
-            message.MergeFromString(_SKIPPED_TAG + bytes([len(noted)]) + noted)
-        key = (".".join([*self.path, name[:80]]), id(layer))
+        self.note_skipped(name, start, message, layer)
+
+    def note_skipped(
+        self, name: str, start: int, message: Message, layer: Message | None, value: str = ""
+    ) -> None:
+        name = name[:80]
+        if len(self.path) > 1:
+            marker = varint(_SKIPPED_FIELD << 3 | BYTES) + varint(len(name)) + name.encode()
+            message.MergeFromString(marker)
+        key = (".".join([*self.path, name]), value[:80], id(layer))
         record = self.unknown.get(key)
         if record is None:
             if len(self.unknown) == _MAX_UNKNOWN:
                 self.unlisted += 1
                 return
-            record = _Unknown(name, place, _fields(descriptor), layer)
+            record = _Unknown(name, start, _fields(message.DESCRIPTOR), layer)
             self.unknown[key] = record
         record.count += 1
+
+    def nothing_known(self, kind: str) -> NoReturn:
+        first = min(self.unknown.values(), key=lambda record: record.start)
+        self.error(
+            f"{first.name!r} is no field of {kind}, nor is any other of this text", first.start
+        )
 
     def skip_value(self) -> None:
         """Step over what follows a field's name; with a stack of its own, so of any depth."""
@@ -601,24 +695,26 @@ class _Parser:
 
     def notes(self) -> list[str]:
         """Say what was skipped: one line a field and type of layer."""
-        groups: dict[tuple[str, str], list[_Unknown]] = {}
-        for (path, _), record in self.unknown.items():
-            groups.setdefault((path, _text(record.layer, "type")), []).append(record)
+        groups: dict[tuple[str, str, str], list[_Unknown]] = {}
+        for (path, value, _), record in self.unknown.items():
+            groups.setdefault((path, value, _text(record.layer, "type")), []).append(record)
         lines = []
         line, counted = 1, 0
-        for (path, type_), records in list(groups.items())[:_MAX_NOTES]:
+        for (path, value, type_), records in list(groups.items())[:MAX_NOTES]:
             first, count = records[0], sum(record.count for record in records)
-            line += self.text.count("\n", counted, first.place)
-            counted = first.place
+            line += self.text.count("\n", counted, first.start)
+            counted = first.start
             name = _text(first.layer, "name")
             where = f" in layer {name!r}" if name else ""
             where += f" ({type_})" if type_ else ""
             more = f"; {count} such fields, this is the first" if count > 1 else ""
+            what = f"the value {value} of {path!r}" if value else f"the field {path!r}"
+            meant = "" if value else _near(first.name, first.table)
             lines.append(
-                f"{self.filename}:{line}: skipped the field {path!r}{where}, "
-                f"which the schema lacks{more}{_near(first.name, first.table)}"
+                f"{self.filename}:{line}: skipped {what}{where}, "
+                f"which the schema lacks{more}{meant}"
             )
-        rest = self.unlisted + max(0, len(groups) - _MAX_NOTES)
+        rest = self.unlisted + max(0, len(groups) - MAX_NOTES)
         if rest:
             lines.append(f"{self.filename}: skipped {rest} more fields that the schema lacks")
         return lines

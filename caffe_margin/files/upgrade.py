@@ -8,7 +8,7 @@ aborts, they raise ValueError.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from caffe_margin import caffe_margin_pb2 as pb
 
@@ -157,10 +157,15 @@ _SOLVER_TYPES = {
 }
 
 
-def upgrade_net(net: pb.NetParameter) -> list[str]:
+def upgrade_net(net: pb.NetParameter, v1_types: Mapping[int, str] | None = None) -> list[str]:
     """Bring a net to the current form, in place; a current net is left alone.
 
     Source: UpgradeNetAsNeeded.
+
+    Args:
+        net: the net.
+        v1_types: the types that the enum of V1 lacks, of those entries of `layers` that have one,
+            by their place; they are kept as they are.
 
     Returns:
         What could not be carried over, one line each; Caffe logs these and goes on.
@@ -181,8 +186,10 @@ def upgrade_net(net: pb.NetParameter) -> list[str]:
         if any(layer.HasField("layer") for layer in new.layers):
             new = _v0_net(new, problems)
         _data_transformation(new)
-        for old in new.layers:
+        for place, old in enumerate(new.layers):
             _v1_layer(old, new.layer.add(), problems)
+            if v1_types and place in v1_types:
+                new.layer[place].type = v1_types[place]
         new.ClearField("layers")
         _net_input(new)
         net.CopyFrom(new)

@@ -148,3 +148,17 @@ def test_level(capsys, tmp_path):
     for level, layers in (("1", 0), ("2", 1)):
         assert main(["inspect", str(path), "--level", level]) == 0
         assert f"{layers} layers in TRAIN" in capsys.readouterr().out
+
+
+def test_solver_in_the_nets_place(capsys):
+    path = str(DATA / "cases" / "solver_given_to_inspect.prototxt")
+    assert main(["inspect", path]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "is a solver; give its net, n.prototxt" in line
+    assert f"caffe-margin schedule n.prototxt --solver {path}" in line
+    assert "read_solver" not in line
+
+
+def test_labelmap(capsys):
+    assert main(["inspect", str(DATA / "cases" / "labelmap.prototxt")]) == 2
+    assert "'item' is no field of a net" in capsys.readouterr().err

@@ -4,7 +4,14 @@ import pytest
 
 from caffe_margin.files.names import near
 
-FIELDS = ["mvn_param", "parameter_param", "hinge_loss_param", "pooling_param", "num_output"]
+FIELDS = [
+    "param",
+    "mvn_param",
+    "parameter_param",
+    "hinge_loss_param",
+    "pooling_param",
+    "num_output",
+]
 
 
 @pytest.mark.parametrize(
@@ -23,8 +30,8 @@ def test_near(name, meant):
     assert near(name, FIELDS, cutoff=0.7) == meant
 
 
-def test_the_first_of_equals_and_the_nearest():
-    assert near("fc7", ["fc6", "fc8"]) == "fc6"
+def test_the_nearest_and_the_last_of_equals():
+    assert near("fc7", ["fc8", "fc6"]) == near("fc7", ["fc6", "fc8"]) == "fc8"
     assert near("fc7", ["fc6", "fc77"]) == "fc77"
     assert near("VIDEO_DATA", ["WINDOW_DATA", "DATA"]) is None
     assert near("same", ["same"], cutoff=1) == "same"

@@ -25,6 +25,7 @@ from caffe_margin.files.prototxt import (
     write_net,
 )
 from caffe_margin.files.weights import read_weights
+from helpers.places import DATA
 
 TEXT = """\
 name: "little"
@@ -255,6 +256,48 @@ def test_a_solver_is_no_net_and_a_net_no_solver(tmp_path: Path) -> None:
             read_solver(model, strict=strict)
         with pytest.raises(ValueError, match="a solver is text"):
             read_solver(binary, strict=strict)
+
+
+def test_text_that_is_neither(tmp_path: Path) -> None:
+    path = DATA / "cases" / "labelmap.prototxt"
+    for read, kind in ((read_net, "net"), (read_solver, "solver")):
+        with pytest.raises(ParseError, match=rf"labelmap.prototxt:1:1: 'item' .* a {kind}, nor"):
+            read(path)
+    path = tmp_path / "nothing"
+    path.write_text("# nothing")
+    assert read_net(path) == pb.NetParameter()
+
+
+# What a fork has
+
+
+def test_a_forks_value_is_no_end() -> None:
+    path = DATA / "cases" / "enum_value.prototxt"
+    said = r"enum_value.prototxt:3: skipped the value PRE_FIXED of .*normalization.* 'loss'"
+    with pytest.warns(UnknownFieldWarning, match=said):
+        layers = read_net(path).layer
+    assert [layer.name for layer in layers] == ["in", "ip", "loss"]
+    with pytest.raises(ParseError, match="no value 'PRE_FIXED'; it takes FULL, VALID"):
+        read_net(path, strict=True)
+
+
+def test_a_type_that_v1_lacks_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "c3d.prototxt"
+    path.write_text(
+        'input: "x" input_dim: [1, 2, 3, 4] layers { name: "r" type: RELU bottom: "x" top: "x" }\n'
+        'layers { name: "v" type: VIDEO_DATA top: "v" } layers { name: "n" type: NONE }'
+    )
+    with pytest.warns(UnknownFieldWarning, match=r":2: skipped the value VIDEO_DATA of .*type'"):
+        layers = read_net(path).layer
+    assert [layer.type for layer in layers] == ["Input", "ReLU", "VIDEO_DATA", ""]
+    with pytest.raises(ParseError, match="'VIDEO_DATA'"):
+        read_net(path, strict=True)
+
+
+def test_no_name_is_suggested_for_a_forks_field() -> None:
+    with pytest.warns(UnknownFieldWarning, match="which the schema lacks$") as caught:
+        read_net(DATA / "cases" / "misleading_suggestion.prototxt")
+    assert ["mean" in str(warning.message) for warning in caught] == [False, False]
 
 
 # Writing nets

@@ -15,7 +15,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from caffe_margin import caffe_margin_pb2 as pb
-from caffe_margin.files.text_format import MAX_DEPTH, ParseError, Span, parse, unknown_fields
+from caffe_margin.files.text_format import (
+    MAX_DEPTH,
+    MAX_TEXT_BYTES,
+    ParseError,
+    Span,
+    parse,
+    unknown_fields,
+)
 
 
 def float32(value: float) -> float:
@@ -405,8 +412,117 @@ def test_unknown_fields_of_a_layers_parameters() -> None:
 
 
 def test_unknown_fields_of_a_binary() -> None:
-    highest = b"\xfa\xff\xff\xff\x0f", b"\xf8\xff\xff\xff\x0f"  # bytes, and a varint
+    tags = b"\x82\x7d", b"\x80\x7d"  # of field 2000: bytes, and a varint
     param = pb.PoolingParameter.FromString(
-        b"\xc0\x3e\x07" + highest[0] + b"\x02\xff\n" + highest[1] + b"\x07"
+        b"\xc0\x3e\x07" + tags[0] + b"\x02\xff\n" + tags[1] + b"\x07"
     )
-    assert unknown_fields(param) == ["1000", "\ufffd\n", str(2**29 - 1)]
+    assert unknown_fields(param) == ["1000", "\ufffd\n", "2000"]
+
+
+# Values that an enum lacks
+
+
+def test_a_forks_value_of_an_enum_is_skipped() -> None:
+    text = (
+        'layer { name: "a" type: "Convolution" convolution_param { engine: MKL2017 group: 2 } }\n'
+        'layer { name: "b" type: "Pooling" pooling_param { pool: 7 kernel_size: 3 } }\n'
+        'layer { name: "c" type: "Pooling" pooling_param { pool: 1 engine: CUDNN } }'
+    )
+    net = pb.NetParameter()
+    assert parse(text, net, filename="f") == [
+        "f:1: skipped the value MKL2017 of 'layer.convolution_param.engine' in layer 'a' "
+        "(Convolution), which the schema lacks",
+        "f:2: skipped the value 7 of 'layer.pooling_param.pool' in layer 'b' (Pooling), which "
+        "the schema lacks",
+    ]
+    a, b, c = net.layer
+    assert (a.convolution_param.HasField("engine"), a.convolution_param.group) == (False, 2)
+    assert (b.pooling_param.HasField("pool"), b.pooling_param.kernel_size) == (False, 3)
+    assert (c.pooling_param.pool, c.pooling_param.engine) == (1, 2)
+    with pytest.raises(ParseError, match="'MKL2017'; it takes DEFAULT, CAFFE, CUDNN"):
+        parse(text, net, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("layer { pooling_param { pool: STOCHASTC } }", "did you mean 'STOCHASTIC'?"),
+        ("layer { pooling_param { pool: ave } }", "did you mean 'AVE'?"),
+        ('layer { pooling_param { pool: "AVE" } }', "without quotes"),
+        ("layer { pooling_param { pool: -1 } }", "has no value -1"),
+        ("layer { pooling_param { pool: } }", "for 'pool'"),
+        ("layer { margin_inner_product_param { type: QUINTUPLE } }", "SINGLE, DOUBLE"),
+        ("layer { margin_inner_product_param { gradient: 3 } }", "PAPER, EXACT, DETACHED"),
+        ("layer { largemargin_inner_product_param { type: 4 } }", "SINGLE, DOUBLE"),
+        ("layer { include { phase: VALIDATE } }", "TRAIN, TEST"),
+        ("state { phase: VALIDATE }", "TRAIN, TEST"),
+    ],
+)
+def test_values_that_are_errors_all_the_same(text: str, said: str) -> None:
+    with pytest.raises(ParseError) as caught:
+        parse(text, pb.NetParameter())
+    assert said in str(caught.value)
+
+
+def test_types_that_v1_lacks() -> None:
+    names = ["RELU", "VIDEO_DATA", "PRELU", "CONVOLUTION3D", "ROI_POOLING", "POOLING"]
+    types: dict[int, str] = {}
+    notes = parse(
+        " ".join(f"layers {{ type: {name} }}" for name in names), pb.NetParameter(), v1_types=types
+    )
+    assert types == {1: "VIDEO_DATA", 2: "PRELU", 3: "CONVOLUTION3D", 4: "ROI_POOLING"}
+    assert len(notes) == 4
+    assert "mean" not in "".join(notes)
+    with pytest.raises(ParseError, match="mean 'CONVOLUTION'"):
+        parse("layers { type: CONVOLUTON }", pb.NetParameter())
+
+
+def test_a_parameter_that_lacks_something_says_so() -> None:
+    net = pb.NetParameter()
+    parse(
+        "layer { pooling_param { ceil_mode: false } convolution_param { num_output: 1 } }"
+        "layer { pooling_param { pool: L2 } novel: 1 }",
+        net,
+    )
+    copy = pb.NetParameter()
+    copy.CopyFrom(net)
+    first, second = copy.layer
+    assert unknown_fields(first.pooling_param)
+    assert not unknown_fields(first.convolution_param)
+    assert unknown_fields(second.pooling_param)
+    assert not unknown_fields(second)
+    assert google.MessageToString(second, as_one_line=True) == "pooling_param { }"
+
+
+# Text that is no net
+
+
+def test_text_without_a_known_field_is_refused() -> None:
+    text = "# labels\nitem { name: 'a' }\nitem { name: 'b' }"
+    with pytest.raises(ParseError, match=r"<text>:2:1: 'item' is no field of a net, nor is any"):
+        parse(text, pb.NetParameter(), kind="a net")
+    assert parse(text + "name: 'n'", pb.NetParameter(), kind="a net")
+    assert parse("# nothing", pb.NetParameter(), kind="a net") == []
+
+
+def test_long_text_is_refused() -> None:
+    with pytest.raises(ParseError, match="16777217 characters; more than 16777216"):
+        parse(" " * (MAX_TEXT_BYTES + 1), pb.NetParameter())
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (r'"a\"b"', 'a"b'),
+        (r"'a\'b\\'", r"a'b" + "\\"),
+        (r'"\\"' + " '\\n'", "\\\n"),
+        ('"\\\\\\""', '\\"'),
+    ],
+)
+def test_strings_with_escapes(text: str, value: str) -> None:
+    net = pb.NetParameter()
+    parse(f"name: {text} # c", net)
+    assert net.name == value
+    for bad in ('"a\\', '"a\\"', '"a\\\n"', "'a\\'"):
+        with pytest.raises(ParseError, match="<text>:1:7: this string does not end on its line"):
+            parse(f"name: {bad}", net)
