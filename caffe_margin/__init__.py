@@ -38,3 +38,8 @@ __all__ = [
     "write_net",
     "write_weights",
 ]
+
+
+def __dir__() -> list[str]:
+    """Show the API, and not the rooms behind it."""
+    return [*__all__, *(name for name in globals() if name.startswith("__"))]

@@ -68,6 +68,10 @@ def parse_text(text: str, message: M, *, filename: str = "<text>", strict: bool 
 def read_net(path: StrPath, *, strict: bool = False) -> pb.NetParameter:
     """Read a net, text (.prototxt) or binary (.caffemodel); the content decides, not the name.
 
+        >>> net = read_net("models/sphereface_model.prototxt")
+        >>> net.name, len(net.layer), net.layer[-2].margin_inner_product_param.num_output
+        ('SpherefaceNet-20', 52, 10572)
+
     The net comes back in the current form: V0 and V1 layers, `input` with `input_dim` or
     `input_shape` and old BatchNorm layers are upgraded. Source: UpgradeNetAsNeeded.
 
@@ -91,6 +95,11 @@ def read_net(path: StrPath, *, strict: bool = False) -> pb.NetParameter:
 
 def write_net(net: pb.NetParameter, path: StrPath, *, binary: bool | None = None) -> None:
     """Write a net; the file appears whole or not at all.
+
+        >>> net = read_net("models/sphereface_model.prototxt")
+        >>> write_net(net, "copy.caffemodel")
+        >>> read_net("copy.caffemodel") == net
+        True
 
     Text reads back to the very same float32 values.
 
@@ -147,6 +156,10 @@ def write_text(text: str, path: StrPath) -> None:
 
 def read_solver(path: StrPath, *, strict: bool = False) -> pb.SolverParameter:
     """Read a solver (.prototxt); the old enum `solver_type` becomes `type`.
+
+        >>> solver = read_solver("models/sphereface_solver.prototxt")
+        >>> solver.max_iter, solver.lr_policy, list(solver.stepvalue)
+        (28000, 'multistep', [16000, 24000, 28000])
 
     A net inside the solver is left as it is. Source: UpgradeSolverAsNeeded.
 

@@ -86,6 +86,15 @@ _RANGES = {
 class ParseError(ValueError):
     """A text that cannot be read, and where.
 
+        >>> from caffe_margin import read_net
+        >>> with open("net.prototxt", "w") as file:
+        ...     _ = file.write("layer {\\n  name: fc6\\n}")
+        >>> try:
+        ...     read_net("net.prototxt")
+        ... except ParseError as error:
+        ...     print(error)
+        net.prototxt:2:9: expected a string in quotes for 'name', found 'fc6'; write "fc6"
+
     Attributes:
         filename: the file's name as the caller gave it.
         line: the line, from 1.

@@ -15,6 +15,12 @@ from caffe_margin.files.prototxt import load_net, write_net
 def read_weights(path: StrPath) -> dict[str, list[np.ndarray]]:
     """Read the parameter blobs of a .caffemodel, V0 and V1 files too.
 
+        >>> import numpy as np
+        >>> write_weights({"fc6": [np.ones((10, 4))]}, "a.caffemodel")
+        >>> weights = read_weights("a.caffemodel")
+        >>> [(name, [blob.shape for blob in blobs]) for name, blobs in weights.items()]
+        [('fc6', [(10, 4)])]
+
     Fields the schema lacks are passed over: weights from a fork read like any other. Where
     two layers have the same name the later one counts, as in Net::CopyTrainedLayersFrom.
 
@@ -45,6 +51,9 @@ def read_weights(path: StrPath) -> dict[str, list[np.ndarray]]:
 
 def write_weights(weights: Mapping[str, Sequence[np.ndarray]], path: StrPath) -> None:
     """Write blobs to a binary file that Net::CopyTrainedLayersFrom reads, whole or not at all.
+
+        >>> import numpy as np
+        >>> write_weights({"fc6": [np.ones((10, 4), np.float32)]}, "a.caffemodel")
 
     Args:
         weights: layer name -> its blobs, float32 or float64.
