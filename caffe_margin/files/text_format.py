@@ -84,11 +84,11 @@ _RANGES = {
 
 
 class ParseError(ValueError):
-    """A text that cannot be read, and where.
+    r"""A text that cannot be read, and where.
 
         >>> from caffe_margin import read_net
         >>> with open("net.prototxt", "w") as file:
-        ...     _ = file.write("layer {\\n  name: fc6\\n}")
+        ...     _ = file.write("layer {\n  name: fc6\n}")
         >>> try:
         ...     read_net("net.prototxt")
         ... except ParseError as error:
