@@ -29,9 +29,6 @@ from caffe_margin.maths.gradient import LabelCoefficients, label_coefficients
 BLOCK_BYTES = 2 << 20
 """Size of a block: it fits in cache, and keeps BLAS busy."""
 
-SHORT = 2.0**-20
-"""Rows of the weight shorter than this are normalised before the product, which might underflow."""
-
 
 def blocks(length: int, row_bytes: int) -> Iterator[slice]:
     """Yield slices that cover ``length`` rows, `BLOCK_BYTES` or less each."""
@@ -78,8 +75,9 @@ def forward(call: Call, top: FloatArray, former: Saved | None = None) -> Saved:
         former: what an earlier Forward saved, if nobody needs it any more: its memory is used.
     """
     if call.rule.no_projection:
-        unit = call.weight
-        _multiply_unnormalized(call, top)
+        unit, inverse_norm = call.weight, 1 / call.weight_norm
+        np.matmul(call.x, unit.T, out=top)
+        top *= inverse_norm
     else:
         unit = _unit_rows(call, former)
         np.matmul(call.x, unit.T, out=top)
@@ -91,7 +89,7 @@ def forward(call: Call, top: FloatArray, former: Saved | None = None) -> Saved:
         plain / call.x_norm, call.x_norm, call.m, call.lambda_, call.rule
     )
     if call.rule.no_projection:
-        unit *= (1 / call.weight_norm)[:, None]
+        unit *= inverse_norm[:, None]
     return Saved(call, unit, coefficients)
 
 
@@ -102,16 +100,6 @@ def _unit_rows(call: Call, former: Saved | None) -> FloatArray:
         unit = np.empty_like(weight)
     row_passes().normalize(weight, call.weight_norm, unit)
     return unit
-
-
-def _multiply_unnormalized(call: Call, top: FloatArray) -> None:
-    """Write X W^T for the unit rows of a weight that is left as it is."""
-    inverse = 1 / call.weight_norm
-    if call.weight_norm.min() < SHORT:
-        np.matmul(call.x, (call.weight * inverse[:, None]).T, out=top)
-    else:
-        np.matmul(call.x, call.weight.T, out=top)
-        top *= inverse
 
 
 def backward(
