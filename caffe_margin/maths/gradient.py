@@ -80,6 +80,17 @@ class GradientRule:
         """The names of the departures that it has."""
         return tuple(f.name.replace("_", " ") for f in fields(self) if getattr(self, f.name))
 
+    def in_blob(self, blob: str) -> tuple[bool, ...]:
+        """Return what of the rule reaches a blob's diff; rules that agree in it give the same.
+
+        Args:
+            blob: ``bottom`` or ``weight``.
+        """
+        if blob == "bottom":
+            return self.normalized_coefficients, self.detached_in_bottom
+        normalized = self.normalized_coefficients and not self.detached_in_weight
+        return normalized, self.detached_in_weight, self.no_projection
+
 
 EXACT = GradientRule()
 PAPER = GradientRule(normalized_coefficients=True, detached_in_weight=True, no_projection=True)

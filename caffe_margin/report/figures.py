@@ -26,7 +26,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MultipleLocator, NullFo
 from caffe_margin.files.atomic import atomic_write
 from caffe_margin.files.visible import visible
 from caffe_margin.maths.annealing import share_of_margin
-from caffe_margin.maths.gradient import EXACT, PAPER, GradientRule
+from caffe_margin.maths.gradient import DETACHED, EXACT, PAPER, GradientRule
 from caffe_margin.solver.schedule import Curve
 from caffe_margin.study.compare import RuleMeasures
 from caffe_margin.study.descent import Descent
@@ -61,7 +61,9 @@ STYLE: Any = {
 LINES: dict[str, dict[str, Any]] = {
     "exact": {"color": BLUE, "linestyle": "-", "linewidth": 2.6, "marker": "o"},
     "paper": {"color": VERMILION, "linestyle": (0, (5, 1.5)), "linewidth": 2.6, "marker": "s"},
-    "normalized coefficients": {"color": GREEN, "linestyle": "--", "marker": "^"},
+    "detached": {"color": GREEN, "linestyle": (0, (6, 1, 1, 1)), "linewidth": 2.6, "marker": "P"},
+    "normalized coefficients": {"color": SKY, "linestyle": "--", "marker": "^"},
+    "detached in bottom": {"color": GREY, "linestyle": (0, (2, 1)), "marker": "<"},
     "detached in weight": {"color": PURPLE, "linestyle": (0, (4, 1.5, 1, 1.5)), "marker": "D"},
     "no projection": {"color": ORANGE, "linestyle": ":", "marker": "v"},
     MODIFIED_SOFTMAX: {"color": BLACK, "linestyle": "--", "linewidth": 1.4, "marker": "x"},
@@ -194,7 +196,7 @@ def psi(psi: Psi, pulls: Pulls, m: int, lambda_: float) -> Figure:
 
 
 def pull(pulls: Pulls, curves: Pulls) -> Figure:
-    """Draw the label's pull under both rules: length, angle between, and its two parts."""
+    """Draw the label's pull under the named rules: length, angle between, and its two parts."""
     figure, axes = _figure(7.2, 2, 2, sharex=True)
     theta, samples = np.degrees(curves.theta), np.degrees(pulls.theta)
     length = f"line: |x| = {curves.x_norm[0]:.3g}"
@@ -206,6 +208,7 @@ def pull(pulls: Pulls, curves: Pulls) -> Figure:
         for rule, of_samples, curve in (
             ("exact", pulls.exact, curves.exact),
             ("paper", pulls.paper, curves.paper),
+            ("detached", pulls.detached, curves.detached),
         ):
             style = LINES[rule]
             ax.plot(
@@ -239,7 +242,7 @@ def pull(pulls: Pulls, curves: Pulls) -> Figure:
         alpha=0.45,
         label="angle, this batch",
     )
-    ax.set_title("angle between the two rules' pulls")
+    ax.set_title("angle between paper's pull and exact")
     ax.set_ylabel("degrees")
     ax.set_ylim(bottom=0)
     for ax in axes[2:]:
@@ -287,9 +290,10 @@ def coeff_norm(grid: CoeffNorm, pulls: Pulls) -> Figure:
 
 def departures(measures: Sequence[RuleMeasures]) -> Figure:
     """Draw how far each rule's gradients are from the exact ones."""
-    figure, axes = _figure(4.2, 1, 2, sharey=True)
+    figure, axes = _figure(5.4, 1, 2, sharey=True)
     shown = [measure for measure in measures if measure.rule != EXACT][::-1]
-    names = ["paper: all three" if m.rule == PAPER else m.rule.name for m in shown]
+    whole = {PAPER: "paper: three at once", DETACHED: "detached: three at once"}
+    names = [whole.get(m.rule, m.rule.name) for m in shown]
     at = np.arange(len(shown))
     for blob, offset, colour, hatch in (
         ("bottom_diff", 0.2, BLUE, ""),
@@ -336,23 +340,23 @@ def check(checks: Sequence[CheckedDerivatives]) -> Figure:
         (axes[0], "bottom", "bottom.diff, a direction a sample"),
         (axes[1], "weight", "weight.diff, a direction a row"),
     ):
-        for rule, marker, size in ((PAPER, "x", 5.5), (EXACT, "o", 3.5)):
-            (of_rule,) = (c for c in checks if c.rule == rule and c.blob == blob)
+        for of_rule in (c for c in checks if c.blob == blob):
+            name = of_rule.rule.name
             ax.plot(
                 of_rule.measured,
                 of_rule.claimed,
                 linestyle="",
-                marker=marker,
-                markersize=size,
-                color=LINES[rule.name]["color"],
-                label=rule.name,
+                marker=LINES[name]["marker"],
+                markersize=3.5,
+                color=LINES[name]["color"],
+                label=name,
             )
         ax.axline((0, 0), slope=1, color=BLACK, linewidth=1, zorder=1, label="they agree")
         ax.set_title(title)
         ax.set_xlabel("measured: Δloss / step (nats per unit)")
         _plain_numbers(ax)
     axes[0].set_ylabel("claimed: gradient · direction (nats per unit)")
-    _legend(figure, axes[:1], columns=3)
+    _legend(figure, axes[:1])
     return figure
 
 
@@ -384,7 +388,7 @@ def descent(descents: Sequence[Descent]) -> Figure:
         ax.set_xlabel("length of the step / length of what moves")
     axes[0].set_ylabel("mean loss (nats)")
     axes[0].set_ylim(-0.03 * highest, 1.05 * highest)
-    _legend(figure, axes[1:], columns=3)
+    _legend(figure, axes, columns=3)
     return figure
 
 

@@ -10,17 +10,27 @@ import numpy as np
 
 from caffe_margin.files.plain_json import plain
 from caffe_margin.maths.arrays import FloatArray
-from caffe_margin.maths.gradient import EXACT, PAPER, GradientRule
-from caffe_margin.study.head import Batch, Gradients
+from caffe_margin.maths.gradient import DETACHED, EXACT, PAPER, GradientRule
+from caffe_margin.study.head import Batch
 
 RULES = (
     EXACT,
     PAPER,
+    DETACHED,
     GradientRule(normalized_coefficients=True),
+    GradientRule(detached_in_bottom=True),
     GradientRule(detached_in_weight=True),
     GradientRule(no_projection=True),
 )
-"""The exact gradient, the paper's, and the exact one with each departure alone."""
+"""The exact gradient, the paper's, the detached one, and the exact one with a departure alone."""
+
+
+def distinct(blob: str) -> tuple[GradientRule, ...]:
+    """Return those of `RULES` that give a blob, ``bottom`` or ``weight``, a gradient of its own."""
+    first: dict[tuple[bool, ...], GradientRule] = {}
+    for rule in RULES:
+        first.setdefault(rule.in_blob(blob), rule)
+    return tuple(first.values())
 
 
 @dataclass(frozen=True)
@@ -126,21 +136,22 @@ def compare(batch: Batch, rules: Iterable[GradientRule] = RULES) -> Comparison:
 
     Args:
         batch: features, labels and weight.
-        rules: `RULES`, which a caller may watch as they are gone through.
+        rules: `RULES`, the exact one first, which a caller may watch as they are gone through.
 
     Raises:
         ValueError: as `MarginInnerProduct`.
     """
-    found: dict[GradientRule, Gradients] = {}
-    measures = []
+    measures: list[RuleMeasures] = []
     for rule in rules:
         head = batch.head(rule)
-        found[rule] = gradients = head.gradients(batch.x, batch.label)
+        gradients = head.gradients(batch.x, batch.label)
+        if not measures:
+            exact = gradients
         measures.append(
             RuleMeasures(
                 rule,
-                Difference.between(gradients.bottom_diff, found[EXACT].bottom_diff),
-                Difference.between(gradients.weight_diff, found[EXACT].weight_diff),
+                Difference.between(gradients.bottom_diff, exact.bottom_diff),
+                Difference.between(gradients.weight_diff, exact.weight_diff),
             )
         )
     theta = batch.own_angles()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from caffe_margin.maths.arrays import FloatArray
-from caffe_margin.maths.gradient import EXACT, PAPER, GradientRule, label_coefficients
+from caffe_margin.maths.gradient import DETACHED, EXACT, PAPER, GradientRule, label_coefficients
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,15 @@ class Pull:
 
 @dataclass(frozen=True)
 class Pulls:
-    """Both rules' pulls on the same samples.
+    """The named rules' pulls on the same samples.
 
     Attributes:
         theta: angle between each sample and its own class, in radians.
         x_norm: length of each sample.
         paper: the pull under the authors' rule.
         exact: the pull under the exact rule.
-        angle: angle between the two, in radians.
+        detached: the pull under the detached rule.
+        angle: angle between the paper's and the exact one, in radians.
         coeff_norm: what the authors divide both coefficients by.
     """
 
@@ -47,14 +48,17 @@ class Pulls:
     x_norm: FloatArray
     paper: Pull
     exact: Pull
+    detached: Pull
     angle: FloatArray
     coeff_norm: FloatArray
 
 
 def pulls(theta: FloatArray, x_norm: FloatArray, m: int, lambda_: float) -> Pulls:
-    """Return both rules' pulls at angles and lengths of one shape, in float64."""
+    """Return the rules' pulls at angles and lengths of one shape, in float64."""
     theta, x_norm = np.asarray(theta, np.float64), np.asarray(x_norm, np.float64)
-    paper, exact = (_pull(theta, x_norm, m, lambda_, rule) for rule in (PAPER, EXACT))
+    paper, exact, detached = (
+        _pull(theta, x_norm, m, lambda_, rule) for rule in (PAPER, EXACT, DETACHED)
+    )
     cos_theta, sin_theta = np.cos(theta), np.sin(theta)
     inner = (
         paper.along_w * exact.along_w
@@ -69,6 +73,7 @@ def pulls(theta: FloatArray, x_norm: FloatArray, m: int, lambda_: float) -> Pull
         x_norm=x_norm,
         paper=paper,
         exact=exact,
+        detached=detached,
         angle=np.arctan2(np.abs(outer), inner),
         coeff_norm=coeff_norm(theta, x_norm, m),
     )

@@ -12,9 +12,9 @@ from caffe_margin.files.plain_json import plain
 from caffe_margin.layers.checks import row_lengths
 from caffe_margin.maths import angular
 from caffe_margin.maths.arrays import FloatArray
-from caffe_margin.maths.gradient import EXACT, PAPER, GradientRule
+from caffe_margin.maths.gradient import EXACT, NAMED_RULES, GradientRule
 from caffe_margin.solver.schedule import Curve, curve
-from caffe_margin.study.compare import RULES, Comparison
+from caffe_margin.study.compare import RULES, Comparison, distinct
 from caffe_margin.study.descent import Descent, descend
 from caffe_margin.study.gradient_check import CheckedDerivatives, check_gradients
 from caffe_margin.study.head import Batch, Gradients
@@ -196,25 +196,21 @@ def _coeff_norm(x_norm: FloatArray, m: int) -> CoeffNorm:
 def _checks_and_descents(
     batch: Batch, seed: int, rules: Iterable[GradientRule]
 ) -> tuple[tuple[CheckedDerivatives, ...], tuple[Descent, ...]]:
-    """Check PAPER and EXACT; descend by each rule that gives the blob a gradient of its own."""
+    """Check the named rules; descend by each that gives the blob a gradient of its own."""
     objective = Objective(batch.layer_param, batch.label, batch.iteration)
     x, unit = batch.x, batch.weight
-    found: dict[GradientRule, Gradients] = {}
+    exact = objective.gradients(x, unit, EXACT)
+    named: dict[GradientRule, Gradients] = {}
     descents = []
     for rule in rules:
-        found[rule] = gradients = objective.gradients(x, unit, rule)
-        exact = found[EXACT]
-        if rule in (PAPER, EXACT):
-            descents.append(
-                descend(
-                    objective, x, unit, "bottom", rule, gradients.bottom_diff, exact.bottom_diff
-                )
-            )
-        descents.append(
-            descend(objective, x, unit, "weight", rule, gradients.weight_diff, exact.weight_diff)
-        )
-    checked = {rule: found[rule] for rule in (EXACT, PAPER)}
-    checks = check_gradients(objective, x, unit, checked, np.random.default_rng(seed))
+        gradients = exact if rule == EXACT else objective.gradients(x, unit, rule)
+        if rule in NAMED_RULES.values():
+            named[rule] = gradients
+        for blob in ("bottom", "weight"):
+            if rule in distinct(blob):
+                diffs = (getattr(of, f"{blob}_diff") for of in (gradients, exact))
+                descents.append(descend(objective, x, unit, blob, rule, *diffs))
+    checks = check_gradients(objective, x, unit, named, np.random.default_rng(seed))
     return tuple(checks), tuple(sorted(descents, key=lambda walk: walk.blob))
 
 

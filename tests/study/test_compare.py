@@ -101,10 +101,11 @@ def test_each_departure_touches_what_it_should(comparison):
         for measure in comparison.measures
         if len(measure.rule.departures) == 1
     }
-    assert len(by_departure) == 3
+    assert len(by_departure) == 4
     for name, measure in by_departure.items():
-        assert (measure.bottom_diff.difference > 1e-3) == (name == "normalized coefficients")
-        assert measure.weight_diff.difference > 1e-3
+        reaches_bottom = name in ("normalized coefficients", "detached in bottom")
+        assert (measure.bottom_diff.difference > 1e-3) == reaches_bottom
+        assert (measure.weight_diff.difference > 1e-3) == (name != "detached in bottom")
 
 
 def test_json_has_everything(comparison):
