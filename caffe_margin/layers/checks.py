@@ -113,7 +113,7 @@ def check_lambda(
     """
     with np.errstate(over="ignore"):
         real: np.floating = x_norm.dtype.type(lambda_)
-        largest = x_norm.max(initial=1) * (2 * m + real)
+        largest = x_norm.max(initial=1) * (x_norm.dtype.type(2 * m) + real)
     if not (np.isfinite(real) and real > -1):
         raise ValueError(f"{what} is {real}{where}; it must be finite and above -1")
     if not np.isfinite(largest):
