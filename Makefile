@@ -8,6 +8,7 @@ BIN = .venv/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .PHONY: compare test lint clean
+.NOTPARALLEL:
 .DELETE_ON_ERROR:
 
 compare: .venv/installed
@@ -26,9 +27,10 @@ lint: .venv/installed-dev
 	$(PIP) install --editable '.[report]'
 	@touch $@
 
-.venv/installed-dev: .venv/installed
-	$(PIP) install --editable '.[dev]'
-	@touch $@
+.venv/installed-dev: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PIP) install --editable '.[dev]' --constraint constraints.txt
+	@touch .venv/installed $@
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
