@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -62,7 +63,7 @@ def add_command(
         epilog=f"example:\n  {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.set_defaults(run=run)
+    command.set_defaults(run=run, command=name)
     return command
 
 
@@ -74,33 +75,33 @@ def add_net(command: argparse.ArgumentParser, files: str = "a .prototxt, or a .c
 
 def read_net(options: argparse.Namespace) -> pb.NetParameter:
     """Return the net at NET, the plugin's layers as what they stand for."""
-    from caffe_margin.files import prototxt
     from caffe_margin.nets import plugin_text
 
-    try:
-        net = prototxt.read_net(options.net, strict=options.strict)
-    except prototxt.ParseError:
-        _refuse_solver(options.net)
-        raise
+    net = read_net_as_written(options)
     plugin_text.restore(net, filename=options.net)
     return net
 
 
-def _refuse_solver(path: str) -> None:
-    """Say where a solver goes that was given in a net's place."""
+def read_net_as_written(options: argparse.Namespace) -> pb.NetParameter:
+    """Return the net at NET; a solver in its place is told what to call."""
     from caffe_margin.files import prototxt
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", prototxt.UnknownFieldWarning)
-            solver = prototxt.read_solver(path)
-    except ValueError:
-        return
-    net = solver.net or solver.train_net or "NET.prototxt"
-    raise ValueError(
-        f"{path} is a solver; give its net, {net}, in its place, and the solver beside it to "
-        f"schedule: caffe-margin schedule {net} --solver {path}"
-    ) from None
+        return prototxt.read_net(options.net, strict=options.strict)
+    except prototxt.ParseError:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                solver = prototxt.read_solver(options.net)
+        except ValueError:
+            solver = None
+        if solver is None or not solver.ListFields():
+            raise
+        net = solver.net or solver.train_net or "NET"
+        command = f"caffe-margin {options.command} {shlex.quote(net)}"
+        schedule = f"caffe-margin schedule {shlex.quote(net)} --solver {shlex.quote(options.net)}"
+        calls = schedule if options.command == "schedule" else f"{command}, or {schedule}"
+        raise ValueError(f"{options.net} is a solver; give its net: {calls}") from None
 
 
 def add_state(command: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ import argparse
 import sys
 import warnings
 
-from caffe_margin.cli.common import Commands, add_command, add_net, file_name
+from caffe_margin.cli.common import Commands, add_command, add_net, file_name, read_net_as_written
 
 
 def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
     from caffe_margin.files import prototxt
     from caffe_margin.nets import plugin_text
 
-    net = prototxt.read_net(options.net, strict=options.strict)
+    net = read_net_as_written(options)
     if any(layer.blobs for layer in net.layer):
         raise ValueError(
             f"{options.net} holds weights, which fit both nets as they are: give the .prototxt"

@@ -15,16 +15,23 @@ from caffe_margin.cli.common import (
     add_net,
     add_state,
     file_name,
+    not_negative,
     png,
     positive,
     print_json,
+    show_path,
 )
+from caffe_margin.files.visible import visible
 
 if TYPE_CHECKING:
     from caffe_margin import caffe_margin_pb2 as pb
+    from caffe_margin.solver.schedule import Curve, Start, Step
 
-DEFAULT_LAST = 100_000
-"""The last iteration, where neither the solver nor lambda_min says when to stop."""
+MAX_ITERATION = 2**31 - 1
+"""`iteration` is an int32."""
+
+DEFAULT_LENGTH = 100_000
+"""Forwards of a run, where neither the solver nor lambda_min says when to stop."""
 
 MAX_DROPS = 10
 """So many drops of the learning rate are marked."""
@@ -43,7 +50,9 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
             "An iteration here is a Forward of the layer. The layer counts its own, from\n"
             "`iteration` in the prototxt, and Caffe keeps the count in no snapshot: a resumed run\n"
             "starts lambda over unless the prototxt says where. With --solverstate the command\n"
-            "prints the line that says so."
+            "prints the line that says so.\n\n"
+            "The solver counts apart: from 0 in a new run, also one with -weights, and from the\n"
+            "snapshot in a resumed one. Where NET has an `iteration`, --started-at says which."
         ),
         example=(
             "caffe-margin schedule models/sphereface_model.prototxt "
@@ -63,7 +72,14 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
         help="take the length of the run and iter_size from here",
     )
     command.add_argument(
-        "--last", metavar="I", type=positive, help="the last iteration (default: the solver's)"
+        "--last", metavar="I", type=positive, help="the last Forward (default: the solver's)"
+    )
+    command.add_argument(
+        "--started-at",
+        metavar="S",
+        type=not_negative,
+        help="the solver's iteration when the run began with NET as it is: 0 for a new run, the "
+        "snapshot's for a resumed one (default: 0, and the other where it may be)",
     )
     command.add_argument("--plot", metavar="FILE.png", type=png, help="draw it")
     command.add_argument(
@@ -76,37 +92,67 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the table, or the line."""
-    from caffe_margin.cli import tables
+    if options.solverstate and (options.plot or options.last):
+        raise ValueError("--solverstate asks for one line; --plot and --last are for the table")
+    if options.started_at is not None and not (options.solverstate or options.solver):
+        raise ValueError("--started-at is of a solver: give --solver or --solverstate too")
+    net, layer = read_layer(options)
+    solver = _read_solver(options)
+    if options.solverstate:
+        return _resume(options, layer, solver)
+    return _table(options, net, layer, solver)
+
+
+def _read_solver(options: argparse.Namespace) -> pb.SolverParameter | None:
     from caffe_margin.files import prototxt
+
+    if options.solver is None:
+        return None
+    solver = prototxt.read_solver(options.solver, strict=options.strict)
+    if solver.iter_size < 1:
+        raise ValueError(f"{options.solver}: iter_size is {solver.iter_size}; it must be positive")
+    return solver
+
+
+def _starts(options: argparse.Namespace, iteration: int, iter_size: int, end: int) -> list[Start]:
+    """Return where the run to the solver's iteration ``end`` began: as told, or as it may have."""
+    from caffe_margin.solver.schedule import Start, possible_starts
+
+    if options.started_at is not None:
+        return [Start(iteration, options.started_at, iter_size)]
+    return possible_starts(iteration, iter_size, end)
+
+
+def _table(
+    options: argparse.Namespace,
+    net: pb.NetParameter,
+    layer: pb.LayerParameter,
+    solver: pb.SolverParameter | None,
+) -> int:
+    """Print lambda over the run, and draw it."""
     from caffe_margin.maths.annealing import Annealing
     from caffe_margin.solver import schedule
 
-    if options.solverstate and (options.plot or options.last):
-        raise ValueError("--solverstate asks for one line; --plot and --last are for the table")
-    net, layer = read_layer(options)
     param = layer.margin_inner_product_param
-    solver = prototxt.read_solver(options.solver, strict=options.strict) if options.solver else None
-    if solver is not None and solver.iter_size < 1:
-        raise ValueError(f"{options.solver}: iter_size is {solver.iter_size}; it must be positive")
-    if options.solverstate:
-        return _resume(options, layer, solver)
-
     annealing = Annealing.of(param)
     reached = schedule.iteration_of_lambda_min(annealing)
-    last, why = _last(options, solver, reached)
+    starts = [schedule.Start(param.iteration)]
+    if solver is not None:
+        # A run that was resumed at max_iter has no Forward left.
+        starts = _starts(options, param.iteration, solver.iter_size, solver.max_iter - 1)
+    lasts, (why, *_) = zip(*(_last(options, solver, at, reached) for at in starts), strict=True)
+    last = lasts[0]
     if last <= param.iteration:
         raise ValueError(
             f"layer {layer.name!r} starts at iteration {param.iteration}, after the last, {last}"
         )
-    steps = schedule.steps(annealing, last, _learning_rates(solver))
+    steps = schedule.steps(annealing, last, _learning_rates(solver, starts[0]))
     if options.plot:
-        from caffe_margin.report import figures
-
-        within = reached if reached is not None and reached <= last else None
-        names = net.name or options.net, layer.name
-        curve = schedule.curve(annealing, last)
-        figure = figures.annealing_of_run(curve, within, *names)
-        figures.save(figure, options.plot)
+        _plot(options, net.name, layer.name, schedule.curve(annealing, last), reached)
+    readings = [
+        {"started_at": start.solver_iteration, "last": end}
+        for start, end in zip(starts, lasts, strict=True)
+    ]
     if options.json:
         print_json(
             {
@@ -114,6 +160,7 @@ def run(options: argparse.Namespace) -> int:
                 "layer": layer.name,
                 "last": last,
                 "lambda_min_reached": reached,
+                "readings": readings,
                 "steps": [
                     {
                         "iteration": step.iteration,
@@ -126,8 +173,33 @@ def run(options: argparse.Namespace) -> int:
             }
         )
         return 0
+    _print_table(layer, last, why, steps, reached)
+    for other in readings[1:]:
+        print(
+            "\nif iteration: {0} was written to resume at the solver's iteration {started_at}, the "
+            "last is {last}: add --started-at {started_at}".format(param.iteration, **other)
+        )
+    return 0
+
+
+def _plot(
+    options: argparse.Namespace, net: str, layer: str, curve: Curve, reached: int | None
+) -> None:
+    from caffe_margin.report import figures
+
+    within = reached if reached is not None and reached <= curve.iteration[-1] else None
+    figure = figures.annealing_of_run(curve, within, net or options.net, layer)
+    figures.save(figure, options.plot)
+
+
+def _print_table(
+    layer: pb.LayerParameter, last: int, why: str, steps: Sequence[Step], reached: int | None
+) -> None:
+    from caffe_margin.cli import tables
+
+    param = layer.margin_inner_product_param
     margin = type(param).MarginType.Name(param.type)
-    print(f"layer   {layer.name}: {margin} (m = {param.type + 1})")
+    print(f"layer   {visible(layer.name)}: {margin} (m = {param.type + 1})")
     print(
         f"lambda  max({param.base:g} (1 + {param.gamma:g} iteration)^-{param.power:g}, "
         f"{param.lambda_min:g}), iterations {param.iteration + 1} to {last}: {why}\n"
@@ -139,81 +211,106 @@ def run(options: argparse.Namespace) -> int:
         print("\nlambda never comes down to lambda_min")
     elif reached > last:
         print(f"\nlambda_min is not reached; it would be at iteration {reached}")
-    return 0
 
 
 def _last(
-    options: argparse.Namespace, solver: pb.SolverParameter | None, reached: int | None
+    options: argparse.Namespace,
+    solver: pb.SolverParameter | None,
+    start: Start,
+    reached: int | None,
 ) -> tuple[int, str]:
-    """Return the last Forward of the run, and who says so."""
+    """Return the last Forward of a run, and who says so."""
     if options.last:
         return options.last, "as asked"
     if solver is not None and solver.max_iter:
-        forwards = f", {solver.iter_size} Forwards each" if solver.iter_size > 1 else ""
-        return (
-            solver.max_iter * solver.iter_size,
-            f"max_iter {solver.max_iter} of {options.solver}{forwards}",
-        )
+        why = f"max_iter {solver.max_iter} of {show_path(options.solver)}"
+        if start.iter_size > 1:
+            why += f", {start.iter_size} Forwards each"
+        if start.iteration or start.solver_iteration:
+            why += f", from the solver's iteration {start.solver_iteration} on"
+        return start.count_at(solver.max_iter), why
     if reached is not None:
         return 10 * reached, "ten times as far as lambda falls; --solver says where a run ends"
-    return DEFAULT_LAST, "--solver says where a run ends"
+    return max(start.iteration, 0) + DEFAULT_LENGTH, "--solver says where a run ends"
 
 
-def _learning_rates(solver: pb.SolverParameter | None) -> dict[int, str]:
+def _learning_rates(solver: pb.SolverParameter | None, start: Start) -> dict[int, str]:
     """Return the first Forward after each drop of the learning rate.
 
     Source: SGDSolver::GetLearningRate; its other policies have no drops.
     """
     drops: Sequence[int] = ()
     if solver is not None and solver.lr_policy == "multistep":
-        drops = [step for step in solver.stepvalue if step < solver.max_iter]
+        within = range(start.solver_iteration, solver.max_iter)
+        drops = [step for step in solver.stepvalue if step in within]
     elif solver is not None and solver.lr_policy == "step" and solver.stepsize > 0:
-        drops = range(solver.stepsize, solver.max_iter, solver.stepsize)
+        first = max(-(-start.solver_iteration // solver.stepsize), 1) * solver.stepsize
+        drops = range(first, solver.max_iter, solver.stepsize)
     if solver is None or not drops:
         return {}
     what = f"learning rate x {solver.gamma:g}"
-    notes = {drop * solver.iter_size + 1: what for drop in drops[:MAX_DROPS]}
+    notes = {start.count_at(drop) + 1: what for drop in drops[:MAX_DROPS]}
     if len(drops) > MAX_DROPS:
-        notes[drops[MAX_DROPS - 1] * solver.iter_size + 1] = f"{what}, and so on"
+        notes[start.count_at(drops[MAX_DROPS - 1]) + 1] = f"{what}, and so on"
     return notes
 
 
 def _resume(
     options: argparse.Namespace, layer: pb.LayerParameter, solver: pb.SolverParameter | None
 ) -> int:
-    """Print the line for the prototxt."""
+    """Print the line for the prototxt; or two, where the prototxt can be read in two ways."""
     from caffe_margin.files.solverstate import read_solverstate
     from caffe_margin.maths.annealing import Annealing
 
-    iter_ = read_solverstate(options.solverstate)
-    iter_size = 1 if solver is None else solver.iter_size
-    iteration = iter_ * iter_size
-    if iteration >= 2**31:
+    path, iter_ = options.solverstate, read_solverstate(options.solverstate)
+    if options.started_at is not None and options.started_at > iter_:
         raise ValueError(
-            f"{options.solverstate}: {iter_} iterations of {iter_size} Forwards each are "
-            f"{iteration}; `iteration` goes to {2**31 - 1}"
+            f"{path} is of iteration {iter_}, before --started-at {options.started_at}"
         )
     param = layer.margin_inner_product_param
-    firsts = [param.iteration + 1, iteration + 1]
-    now, resumed = Annealing.of(param).lambda_at(firsts).tolist()
+    iter_size = 1 if solver is None else solver.iter_size
+    starts = _starts(options, param.iteration, iter_size, iter_)
+    counts = [start.count_at(iter_) for start in starts]
+    if max(counts) > MAX_ITERATION:
+        done = iter_ - starts[0].solver_iteration
+        raise ValueError(
+            f"{path}: {done} iterations of {iter_size} Forwards each, from iteration: "
+            f"{param.iteration} on, come to {counts[0]}; `iteration` goes to {MAX_ITERATION}"
+        )
+    firsts = [count + 1 for count in (param.iteration, *counts)]
+    now, *lambdas = Annealing.of(param).lambda_at(firsts).tolist()
+    readings = [
+        {"started_at": start.solver_iteration, "iteration": count, "lambda": lambda_}
+        for start, count, lambda_ in zip(starts, counts, lambdas, strict=True)
+    ]
     if options.json:
+        only = readings[0] if len(readings) == 1 else {}
         print_json(
             {
                 "layer": layer.name,
                 "iter": iter_,
                 "iter_size": iter_size,
-                "iteration": iteration,
-                "lambda": resumed,
+                "iteration": only.get("iteration"),
+                "lambda": only.get("lambda"),
                 "lambda_now": now,
+                "readings": readings,
             }
         )
         return 0
-    print(f"iteration: {iteration}")
-    state = os.path.basename(options.solverstate)
-    print(f"# in the parameters of layer {layer.name} of {options.net}, to resume {state}")
+    for reading in readings:
+        print(f"iteration: {reading['iteration']}")
+        if param.iteration and options.started_at is None:
+            print(
+                f"# if the run with iteration: {param.iteration} began at the solver's iteration "
+                f"{reading['started_at']}; --started-at says where it did"
+            )
+    which = "one of the two, " if len(readings) > 1 else ""
+    place = f"in the parameters of layer {visible(layer.name)} of {show_path(options.net)}"
+    print(f"# {which}{place}, to resume {show_path(os.path.basename(path))}")
     if iter_size > 1:
         print(f"# {iter_} iterations of {iter_size} Forwards each, which is the solver's iter_size")
     elif solver is None:
         print("# one Forward an iteration; where the solver has an iter_size, add --solver SOLVER")
-    print(f"# lambda of the next Forward: {resumed:g}; from iteration: {param.iteration}, {now:g}")
+    then = " or ".join(f"{lambda_:g}" for lambda_ in lambdas)
+    print(f"# lambda of the next Forward: {then}; from iteration: {param.iteration}, {now:g}")
     return 0

@@ -31,6 +31,55 @@ class Step(NamedTuple):
     note: str
 
 
+class Start(NamedTuple):
+    """Where a run began, in two counts: the layer's Forwards and the solver's iterations.
+
+    The layer counts from the `iteration` of its prototxt, the solver from 0, or from the snapshot
+    it resumed; neither knows the other's count. Source: ``MarginInnerProductLayer::LayerSetUp``,
+    ``Solver::Restore``.
+
+    Attributes:
+        iteration: the layer's count, in the prototxt that the run began with.
+        solver_iteration: the solver's count then; 0 also where the run began with weights.
+        iter_size: Forwards an iteration of the solver.
+    """
+
+    iteration: int
+    solver_iteration: int = 0
+    iter_size: int = 1
+
+    def count_at(self, solver_iteration: int) -> int:
+        """Return the layer's count when the solver has come to an iteration.
+
+        >>> Start(iteration=2000).count_at(500)
+        2500
+        >>> Start(iteration=2000, solver_iteration=1000, iter_size=2).count_at(1500)
+        3000
+        """
+        return self.iteration + self.iter_size * (solver_iteration - self.solver_iteration)
+
+
+def possible_starts(iteration: int, iter_size: int, solver_iteration: int) -> list[Start]:
+    """Return where a run may have begun whose solver comes to an iteration; the likelier first.
+
+    A prototxt does not say whether its `iteration` is what a new run begins with, or was written
+    when a run that began with 0 was resumed.
+
+    Args:
+        iteration: the layer's, in the prototxt.
+        iter_size: Forwards an iteration of the solver.
+        solver_iteration: what the solver comes to.
+
+    >>> possible_starts(2000, 1, 500)
+    [Start(iteration=2000, solver_iteration=0, iter_size=1)]
+    >>> [start.count_at(16000) for start in possible_starts(2000, 1, 16000)]
+    [18000, 16000]
+    """
+    resumed, rest = divmod(iteration, iter_size)
+    within = 0 < resumed <= solver_iteration and not rest
+    return [Start(iteration, at, iter_size) for at in ((0, resumed) if within else (0,))]
+
+
 def steps(annealing: Annealing, last: int, notes: Mapping[int, str] | None = None) -> list[Step]:
     """Return the Forwards of a run that are worth a look, in order.
 

@@ -5,6 +5,7 @@ import pytest
 
 from caffe_margin import cli
 from caffe_margin.cli import main
+from helpers.places import DATA
 
 
 @pytest.mark.parametrize("arguments", [[], ["nosuch"], ["inspect"], ["inspect", "--nosuch", "x"]])
@@ -48,6 +49,28 @@ def test_unknown_field_warns_and_strict_refuses(tmp_path, capsys):
     assert "forked_param" in err
     assert main(["inspect", str(path), "--strict"]) == 2
     assert "forked_param" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["inspect"], ["schedule"], ["compare"], ["record", "--out", "x"], ["plugin"]]
+)
+def test_a_solver_in_the_nets_place_is_told_what_to_call(arguments, capsys):
+    path = str(DATA / "cases" / "solver_given_to_inspect.prototxt")
+    assert main([*arguments, path]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"caffe-margin: {path} is a solver; give its net: caffe-margin ")
+    assert f"caffe-margin {arguments[0]} n.prototxt" in err
+    assert f"caffe-margin schedule n.prototxt --solver {path}\n" in err
+    assert "read_solver" not in err
+    assert err.count("\n") == 1
+
+
+def test_a_solver_without_a_net(tmp_path, capsys):
+    path = tmp_path / "solver.prototxt"
+    path.write_text("base_lr: 0.1")
+    assert main(["inspect", str(path)]) == 2
+    assert f"caffe-margin schedule NET --solver {path}\n" in capsys.readouterr().err
 
 
 def test_reader_that_leaves_early():

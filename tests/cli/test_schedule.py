@@ -1,13 +1,15 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from caffe_margin.cli import main
-from helpers.places import MODELS
+from helpers.places import DATA, MODELS
 
 MODEL, SOLVER = MODELS / "sphereface_model.prototxt", MODELS / "sphereface_solver.prototxt"
+CASES = DATA / "cases"
 
 
 def rows(out):
@@ -98,10 +100,124 @@ def test_a_solver_for_a_net(capsys):
     assert expected in capsys.readouterr().err
 
 
+OFFSET = {
+    name: str(CASES / f"resume_offset{name}")
+    for name in (".prototxt", "_solver.prototxt", "_iter_500.solverstate")
+}
+
+
+def forwards(start, iter_size, iterations):
+    """The layer's count after so many iterations of a solver, one Forward at a time."""
+    count = start
+    for _ in range(iterations):
+        for _ in range(iter_size):
+            count += 1
+    return count
+
+
+def schedule_json(capsys, *arguments):
+    assert main(["schedule", *arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_two_counts_of_a_run_that_began_with_weights(capsys):
+    net, solver = OFFSET[".prototxt"], OFFSET["_solver.prototxt"]
+    assert main(["schedule", net, "--solver", solver]) == 0
+    out = capsys.readouterr().out
+    assert "iterations 2001 to 2800" in out
+    table = rows(out)
+    assert list(table) == [2001, 2401, 2800]
+    assert table[2401][3:] == ["learning", "rate", "x", "0.1"]
+    assert "--started-at" not in out  # 2000 is no iteration of 800: there is one reading
+
+
+def test_resume_goes_on_from_the_layers_own_count(capsys):
+    arguments = [OFFSET[".prototxt"], "--solver", OFFSET["_solver.prototxt"]]
+    arguments += ["--solverstate", OFFSET["_iter_500.solverstate"]]
+    assert main(["schedule", *arguments]) == 0
+    line, *comments = capsys.readouterr().out.splitlines()
+    assert line == f"iteration: {forwards(2000, 1, 500)}"
+    assert "lambda of the next Forward: 5;" in comments[-1]
+    value = schedule_json(capsys, *arguments)
+    assert (value["iteration"], value["lambda"]) == (2500, 5)
+
+
+def with_iteration(tmp_path, iteration):
+    path = tmp_path / f"at_{iteration}.prototxt"
+    path.write_text(
+        Path(OFFSET[".prototxt"]).read_text().replace("iteration: 2000", f"iteration: {iteration}")
+    )
+    return str(path)
+
+
+@pytest.mark.parametrize("iter_size", [1, 2])
+def test_both_readings_of_a_prototxt_that_may_have_been_resumed(tmp_path, capsys, iter_size):
+    """Begun with iteration: 400 and the solver at 0, or with both where the layer was at 400."""
+    net, solver = with_iteration(tmp_path, 400), tmp_path / "solver.prototxt"
+    solver.write_text(f"max_iter: 800 lr_policy: 'step' stepsize: 600 iter_size: {iter_size}")
+    resumed_at = 400 // iter_size
+    expected = {
+        0: forwards(400, iter_size, 500),
+        resumed_at: forwards(0, iter_size, 500),
+    }
+    arguments = [net, "--solver", str(solver)]
+    resume = [*arguments, "--solverstate", OFFSET["_iter_500.solverstate"]]
+    assert main(["schedule", *resume]) == 0
+    out = capsys.readouterr().out
+    lines = [line for line in out.splitlines() if not line.startswith("#")]
+    assert lines == [f"iteration: {count}" for count in expected.values()]
+    value = schedule_json(capsys, *resume)
+    assert (value["iteration"], value["lambda"]) == (None, None)
+    assert {r["started_at"]: r["iteration"] for r in value["readings"]} == expected
+    for reading in value["readings"]:
+        by_hand = max(1000 / (1 + 0.12 * (reading["iteration"] + 1)), 5)
+        assert reading["lambda"] == pytest.approx(by_hand)
+    for at, count in expected.items():
+        value = schedule_json(capsys, *resume, "--started-at", str(at))
+        assert value["iteration"] == count
+
+    assert main(["schedule", *arguments]) == 0
+    assert f"add --started-at {resumed_at}" in capsys.readouterr().out
+    for at, start in ((0, 400), (resumed_at, 0)):
+        value = schedule_json(capsys, *arguments, "--started-at", str(at))
+        assert value["last"] == forwards(start, iter_size, 800)
+        (drop,) = (s["iteration"] for s in value["steps"] if s["note"].startswith("learning"))
+        assert drop == forwards(start, iter_size, 600) + 1
+
+
+def test_started_at_says_where_an_offset_run_was_resumed(tmp_path, capsys):
+    """Begun with 2000 at 0, resumed with 2500 at 500 and now at 800: 2800, which is no reading."""
+    net, state = with_iteration(tmp_path, 2500), tmp_path / "s_iter_800.solverstate"
+    state.write_bytes(b"\x08\xa0\x06")  # field 1 is 800
+    value = schedule_json(capsys, net, "--solverstate", str(state), "--started-at", "500")
+    assert value["iteration"] == forwards(2000, 1, 800)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--started-at", "5"], "give --solver or --solverstate too"),
+        (
+            ["--solverstate", OFFSET["_iter_500.solverstate"], "--started-at", "501"],
+            "is of iteration 500, before --started-at 501",
+        ),
+    ],
+)
+def test_started_at_that_says_nothing(capsys, arguments, message):
+    assert main(["schedule", OFFSET[".prototxt"], *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err
+    assert err.count("\n") == 1
+
+
 def test_starts_after_the_last(tmp_path, capsys):
     path = tmp_path / "net.prototxt"
     path.write_text(MODEL.read_text().replace("iteration: 0", "iteration: 28000"))
-    assert main(["schedule", str(path), "--solver", str(SOLVER)]) == 2
+    assert main(["schedule", str(path), "--last", "28000"]) == 2
+    assert "starts at iteration 28000, after the last, 28000" in capsys.readouterr().err
+    at_the_end = ["--solver", str(SOLVER), "--started-at", "28000"]
+    assert main(["schedule", str(path), *at_the_end]) == 2
     assert "starts at iteration 28000, after the last, 28000" in capsys.readouterr().err
 
 
