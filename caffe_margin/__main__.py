@@ -2,6 +2,9 @@
 
 import sys
 
-from caffe_margin.cli import main
+try:
+    from caffe_margin.cli import main
+except KeyboardInterrupt:
+    sys.exit(130)
 
 sys.exit(main())

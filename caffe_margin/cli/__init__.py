@@ -7,6 +7,7 @@ needs when it runs, so that ``--help`` answers at once.
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 import warnings
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 from importlib import metadata
 
 from caffe_margin.cli import compare, geometry, inspect, plugin, record, schedule, verify
-from caffe_margin.cli.common import one_line
+from caffe_margin.cli.common import complain, discard
 
 COMMANDS = (compare, inspect, schedule, verify, record, plugin, geometry)
 
@@ -24,8 +25,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Python has None for a stream that was closed when it started.
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
-    options = _parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        # A name that the terminal's encoding lacks is no reason to lose the answer.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
+        options = _parser().parse_args(arguments)
         with warnings.catch_warnings():
             warnings.simplefilter("always", UserWarning)
             warnings.showwarning = _show_warning
@@ -33,25 +38,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except BrokenPipeError:
-        # Whoever read our output has left; Python would complain again while it exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read our output has left.
+        discard(sys.stdout)
         return 1
     except KeyboardInterrupt:
         return 130
     except OSError as error:
         reason = error.strerror or str(error)
-        return _fail(reason if error.filename is None else f"{error.filename!r}: {reason}")
+        complain(reason if error.filename is None else f"{error.filename!r}: {reason}")
     except (ValueError, MemoryError) as error:
-        return _fail(str(error) or "out of memory")
-
-
-def _fail(message: str) -> int:
-    print(f"caffe-margin: {one_line(message)}", file=sys.stderr)
+        complain(str(error) or "out of memory")
     return 2
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    print(f"caffe-margin: warning: {one_line(message)}", file=sys.stderr)
+    complain(f"warning: {message}")
 
 
 def _parser() -> argparse.ArgumentParser:

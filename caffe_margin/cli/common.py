@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from caffe_margin.files.visible import visible
 
@@ -32,6 +32,19 @@ def show_path(path: str) -> str:
 def one_line(message: object) -> str:
     """Return a message in one line, cut where it is longer than a path and its reason."""
     return visible(" ".join(str(message).split()), 2 * PATH_MAX)
+
+
+def complain(message: object) -> None:
+    """Print a line to standard error; where nobody takes it, the exit status says it alone."""
+    try:
+        print(f"caffe-margin: {one_line(message)}", file=sys.stderr, flush=True)
+    except OSError:
+        discard(sys.stderr)
+
+
+def discard(stream: TextIO) -> None:
+    """Turn a stream that cannot be written to nowhere: Python would fail again as it exits."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class Renamed(argparse.Action):
@@ -63,7 +76,7 @@ def add_command(
         epilog=f"example:\n  {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.set_defaults(run=run, command=name)
+    command.set_defaults(run=run)
     return command
 
 
@@ -83,25 +96,31 @@ def read_net(options: argparse.Namespace) -> pb.NetParameter:
 
 
 def read_net_as_written(options: argparse.Namespace) -> pb.NetParameter:
-    """Return the net at NET; a solver in its place is told what to call."""
+    """Return the net at NET as it is."""
     from caffe_margin.files import prototxt
 
     try:
         return prototxt.read_net(options.net, strict=options.strict)
     except prototxt.ParseError:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                solver = prototxt.read_solver(options.net)
-        except ValueError:
-            solver = None
-        if solver is None or not solver.ListFields():
-            raise
-        net = solver.net or solver.train_net or "NET"
-        command = f"caffe-margin {options.command} {shlex.quote(net)}"
-        schedule = f"caffe-margin schedule {shlex.quote(net)} --solver {shlex.quote(options.net)}"
-        calls = schedule if options.command == "schedule" else f"{command}, or {schedule}"
-        raise ValueError(f"{options.net} is a solver; give its net: {calls}") from None
+        _refuse_solver(options.net)
+        raise
+
+
+def _refuse_solver(path: str) -> None:
+    """Say where a solver goes that was given in a net's place."""
+    from caffe_margin.files import prototxt
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", prototxt.UnknownFieldWarning)
+            solver = prototxt.read_solver(path)
+    except ValueError:
+        return
+    net = solver.net or solver.train_net or "NET.prototxt"
+    raise ValueError(
+        f"{path} is a solver; give its net, {net}, in its place, and the solver beside it to "
+        f"schedule: caffe-margin schedule {net} --solver {path}"
+    ) from None
 
 
 def add_state(command: argparse.ArgumentParser) -> None:

@@ -6,7 +6,14 @@ import argparse
 import sys
 import warnings
 
-from caffe_margin.cli.common import Commands, add_command, add_net, file_name, read_net_as_written
+from caffe_margin.cli.common import (
+    Commands,
+    add_command,
+    add_net,
+    complain,
+    file_name,
+    read_net_as_written,
+)
 
 
 def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -60,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
         sys.stdout.buffer.write(new.text.encode("utf-8", "surrogateescape"))
     to = "a MarginInnerProduct" if options.reverse else "a Python"
     for name in new.layers:
-        print(f"caffe-margin: layer {name!r} is {to} layer now", file=sys.stderr)
+        complain(f"layer {name!r} is {to} layer now")
     if options.reverse:
         plugin_text.restore(net, filename=options.net)
         for layer in net.layer:

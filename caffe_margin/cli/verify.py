@@ -14,8 +14,8 @@ from caffe_margin.cli.common import (
     Commands,
     add_command,
     add_json,
+    complain,
     file_name,
-    one_line,
     print_json,
     progress,
     show_path,
@@ -109,7 +109,7 @@ def run(options: argparse.Namespace) -> int:
             print(f"skipped {len(skipped)} of the folders' files, which are no .npz: {names}")
     sys.stdout.flush()
     for reason in errors.values():
-        print(f"caffe-margin: {one_line(reason)}", file=sys.stderr)
+        complain(reason)
     return 2 if errors else 0 if ok else 1
 
 

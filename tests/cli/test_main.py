@@ -1,11 +1,13 @@
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from caffe_margin import cli
 from caffe_margin.cli import main
-from helpers.places import DATA
+from helpers.places import DATA, MODELS
 
 
 @pytest.mark.parametrize("arguments", [[], ["nosuch"], ["inspect"], ["inspect", "--nosuch", "x"]])
@@ -59,8 +61,7 @@ def test_a_solver_in_the_nets_place_is_told_what_to_call(arguments, capsys):
     assert main([*arguments, path]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith(f"caffe-margin: {path} is a solver; give its net: caffe-margin ")
-    assert f"caffe-margin {arguments[0]} n.prototxt" in err
+    assert err.startswith(f"caffe-margin: {path} is a solver; give its net, n.prototxt, ")
     assert f"caffe-margin schedule n.prototxt --solver {path}\n" in err
     assert "read_solver" not in err
     assert err.count("\n") == 1
@@ -70,7 +71,7 @@ def test_a_solver_without_a_net(tmp_path, capsys):
     path = tmp_path / "solver.prototxt"
     path.write_text("base_lr: 0.1")
     assert main(["inspect", str(path)]) == 2
-    assert f"caffe-margin schedule NET --solver {path}\n" in capsys.readouterr().err
+    assert f"caffe-margin schedule NET.prototxt --solver {path}\n" in capsys.readouterr().err
 
 
 def test_reader_that_leaves_early():
@@ -112,3 +113,61 @@ def test_closed_streams(arguments, status, closed):
     )
     assert result.returncode == status
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        ("inspect nosuch", 2),
+        ("inspect", 2),
+        ("verify nosuch.npz", 2),
+        (f"inspect {DATA}/cases/pool_ceil_mode.prototxt", 0),  # a warning
+        (f"plugin {MODELS}/sphereface_model.prototxt", 0),
+    ],
+)
+@pytest.mark.parametrize("stderr", ["2>/dev/full", "2> >(exec <&-)"])
+def test_what_cannot_be_said_leaves_the_exit_status(arguments, status, stderr):
+    command = f"{sys.executable} -m caffe_margin {arguments} {stderr}"
+    result = subprocess.run(["bash", "-c", command], capture_output=True)
+    assert result.returncode == status
+    assert result.stderr == b""
+
+
+NET = """
+    name: "Gesichter-\u00fc"
+    layer { name: "\u5c64" type: "Input" top: "x" input_param { shape { dim: 4 dim: 8 } } }
+    layer { name: "\u5c642" type: "MarginInnerProduct" bottom: "x" bottom: "y" top: "z"
+            margin_inner_product_param { num_output: 3 base: 5 lambda_min: 5
+                                         weight_filler { type: "xavier" } } }
+"""
+
+
+@pytest.mark.parametrize("command", ["inspect", "schedule", "compare"])
+@pytest.mark.parametrize(
+    "terminal",
+    [
+        {"PYTHONIOENCODING": "ascii"},
+        {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
+    ],
+)
+def test_names_that_the_terminal_lacks(command, terminal, tmp_path):
+    (tmp_path / "net.prototxt").write_text(NET, encoding="utf-8")
+    command = f"{sys.executable} -m caffe_margin {command} net.prototxt"
+    result = subprocess.run(
+        command.split(), capture_output=True, cwd=tmp_path, env=os.environ | terminal
+    )
+    assert result.returncode == 0
+    assert result.stderr == b""
+    assert rb"\u5c642" in result.stdout
+
+
+def test_a_file_name_that_is_no_text(tmp_path):
+    name = os.fsdecode(b"net-\xff.prototxt")
+    (tmp_path / name).write_text(NET.replace("Gesichter-\u00fc", ""), encoding="utf-8")
+    command = [sys.executable, "-m", "caffe_margin", "inspect", name]
+    result = subprocess.run(
+        command, capture_output=True, cwd=tmp_path, env=os.environ | {"PYTHONIOENCODING": "utf-8"}
+    )
+    assert result.returncode == 0
+    assert rb"net-\udcff.prototxt: 2 layers in TRAIN" in result.stdout

@@ -69,7 +69,7 @@ def test_bad_input_writes_nothing(tmp_path, capsys):
             ":2: layer '' has no margin_inner_product_param",
         ),
         ('layers { name: "a" type: RELU }', ": the net is of the old form (`layers`)"),
-        ("net: 'n'", " is a solver; give its net: caffe-margin plugin n, or"),
+        ("net: 'n'", " is a solver; give its net, n, in its place"),
     ]:
         path.write_text(text)
         assert main(["plugin", str(path), "-o", str(output)]) == 2
