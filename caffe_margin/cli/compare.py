@@ -20,9 +20,12 @@ from caffe_margin.cli.common import (
     add_command,
     file_name,
     not_negative,
+    one_line,
     print_json,
     progress,
+    show_path,
 )
+from caffe_margin.files.visible import visible
 
 if TYPE_CHECKING:
     from caffe_margin.study.compare import Comparison
@@ -113,7 +116,7 @@ def run(options: argparse.Namespace) -> int:
         return 0
     _print(comparison, facts)
     if page:
-        print(f"\nthe page is in\n{page}")
+        print(f"\nthe page is in\n{show_path(page)}")
     return 0
 
 
@@ -121,11 +124,11 @@ def _print(comparison: Comparison, facts: Mapping[str, str]) -> None:
     from caffe_margin.cli.tables import compare_table, console
 
     c, (M, N, K) = comparison, comparison.shape
-    print(f"layer     {facts['layer']}: {facts['type']} (m = {c.m}), ", end="")
+    print(f"layer     {visible(facts['layer'])}: {facts['type']} (m = {c.m}), ", end="")
     print(f"M = {M}, N = {N}, K = {K}, {c.dtype}")
     print(f"lambda    {c.lambda_:.6g} at iteration {c.iteration}, {facts['iteration']}")
-    print(f"features  {facts['features']}")
-    print(f"weight    {facts['weight']}")
+    print(f"features  {one_line(facts['features'])}")
+    print(f"weight    {one_line(facts['weight'])}")
     print(f"loss      {c.loss:.6g}, under every rule\n")
     console().print(compare_table(c))
 

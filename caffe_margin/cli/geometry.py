@@ -4,8 +4,21 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from caffe_margin.cli.common import Commands, add_command, add_json, png, positive, print_json
+from caffe_margin.cli.common import (
+    Commands,
+    add_command,
+    add_json,
+    png,
+    positive,
+    print_json,
+    show_path,
+)
+
+if TYPE_CHECKING:
+    from caffe_margin.maths.geometry import Claims
 
 MAX_M = 64
 
@@ -61,14 +74,7 @@ def run(options: argparse.Namespace) -> int:
     of_two = [(a, geometry.m_min([0.0, a])) for a in angles.tolist()]
     of_more = [(n, geometry.m_min(geometry.evenly(n))) for n in range(3, 9)]
     if options.out:
-        over_m = [geometry.claims(m, centres) for m in np.linspace(1, 8, 141).tolist()]
-        formula = [(a, geometry.m_min_of_two(a)) for a in np.linspace(0.1, np.pi, 500).tolist()]
-        from caffe_margin.report import figures
-        from caffe_margin.report.geometry_figure import draw_geometry
-
-        with figures.style():
-            figure = draw_geometry(shown, over_m, of_two, of_more, formula)
-        figures.save(figure, options.out)
+        _draw(options.out, centres, shown, of_two, of_more)
     if options.json:
         print_json(
             {
@@ -103,5 +109,25 @@ def run(options: argparse.Namespace) -> int:
         f"3 to 8 classes, spread evenly         {worst_more:.9f}  {geometry.MORE_CLASSES:.9f}"
     )
     if options.out:
-        print(f"\nthe picture is in\n{options.out}")
+        print(f"\nthe picture is in\n{show_path(options.out)}")
     return 0
+
+
+def _draw(
+    path: str,
+    centres: Sequence[float],
+    shown: Sequence[Claims],
+    of_two: Sequence[tuple[float, float]],
+    of_more: Sequence[tuple[int, float]],
+) -> None:
+    import numpy as np
+
+    from caffe_margin.maths import geometry
+    from caffe_margin.report import figures
+    from caffe_margin.report.geometry_figure import draw_geometry
+
+    over_m = [geometry.claims(m, centres) for m in np.linspace(1, 8, 141).tolist()]
+    formula = [(a, geometry.m_min_of_two(a)) for a in np.linspace(0.1, np.pi, 500).tolist()]
+    with figures.style():
+        figure = draw_geometry(shown, over_m, of_two, of_more, formula)
+    figures.save(figure, path)

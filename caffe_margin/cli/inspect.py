@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from caffe_margin.cli.common import (
+    PATH_MAX,
     Commands,
     add_command,
     add_json,
@@ -16,7 +17,9 @@ from caffe_margin.cli.common import (
     add_state,
     print_json,
     read_state,
+    show_path,
 )
+from caffe_margin.files.visible import visible
 
 if TYPE_CHECKING:
     from caffe_margin.nets.shapes import Shape
@@ -75,14 +78,13 @@ def run(options: argparse.Namespace) -> int:
             }
         )
         return 0
-    console = tables.console()
-    console.print(tables.inspect_table(layers))
+    tables.console().print(tables.inspect_table(layers))
+    name = visible(net.name) if net.name else show_path(options.net)
     print(
-        f"\n{net.name or options.net}: {len(layers)} layers in {options.phase}, "
-        f"{tables.show_count(total)} parameters"
+        f"\n{name}: {len(layers)} layers in {options.phase}, {tables.show_count(total)} parameters"
     )
     if unknown := shapes.unknown_inputs(net, layers):
-        console.print(tables.plain(_hint(unknown)), soft_wrap=True)
+        print(visible(_hint(unknown), PATH_MAX))
     return 0
 
 

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from caffe_margin.cli.common import show_path
-from caffe_margin.files.visible import visible
+from caffe_margin.files.visible import LIMIT, visible
 from caffe_margin.maths.geometry import Claims
 from caffe_margin.nets.shapes import LayerShapes, Shape
 from caffe_margin.recordings.check import Check, Verification
@@ -39,14 +39,14 @@ def inspect_table(layers: Sequence[LayerShapes]) -> Table:
     for layer in layers:
         tops = "  ".join(f"{plain(top)} {show_shape(shape)}" for top, shape in layer.tops.items())
         if layer.problem:
-            tops = f"{tops}\n[red]{plain(layer.problem)}[/red]"
+            tops = f"{tops}\n[red]{plain(layer.problem, 4 * LIMIT)}[/red]"
         table.add_row(plain(layer.name), plain(layer.type), tops, show_count(layer.param_count))
     return table
 
 
-def plain(text: str) -> str:
-    """Return a stranger's text without markup, and with ``?`` for what moves a terminal."""
-    return escape("".join(c if c.isprintable() else "?" for c in text))
+def plain(text: str, limit: int = LIMIT) -> str:
+    """Return a stranger's text as `visible` shows it, and without markup."""
+    return escape(visible(text, limit))
 
 
 def show_shape(shape: Shape | None) -> str:
