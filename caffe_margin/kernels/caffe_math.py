@@ -8,21 +8,43 @@ Ported from BVLC/caffe, src/caffe/util/math_functions.cpp (BSD-2-Clause).
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import numpy as np
 from numba import njit
+from numba.core.caching import FunctionCache
 
 # Sums may be reordered, as BLAS reorders them; NaN and infinity keep their meaning.
 FASTMATH = {"reassoc", "contract"}
+
+
+class _Cache(FunctionCache):
+    """Numba's cache of a function; a full disk or a damaged file costs time there, not the call."""
+
+    def load_overload(self, sig, target_context):
+        """Return the compiled function, or None where there is none or none that can be read."""
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception:  # a damaged pickle raises whatever its bytes happen to say
+            with suppress(OSError):
+                self.flush()
+            return None
+
+    def save_overload(self, sig, data):
+        """Save the compiled function, where it can be."""
+        with suppress(Exception):
+            super().save_overload(sig, data)
 
 
 def compiled(**options):
     """Return ``numba.njit`` with its result cached, or uncached where no folder can be written."""
 
     def decorate(function):
-        try:
-            return njit(cache=True, **options)(function)
-        except RuntimeError:
-            return njit(**options)(function)
+        dispatcher = njit(**options)(function)
+        if dispatcher is not function:  # NUMBA_DISABLE_JIT gives the function back
+            with suppress(RuntimeError):
+                dispatcher._cache = _Cache(function)
+        return dispatcher
 
     return decorate
 
