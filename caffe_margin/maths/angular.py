@@ -1,4 +1,4 @@
-"""The mathematics of A-Softmax: psi_m, its derivative, and the label's score.
+"""The mathematics of both margins: psi_m, its derivative, and the label's score.
 
 For theta in [k pi/m, (k+1) pi/m],
 
@@ -14,7 +14,8 @@ c. So with s_j = sign(c - cos(j pi/m))
 A sign is 0 where two pieces meet, and the formulas hold there as they stand.
 
 Source: SphereFace (Liu et al., CVPR 2017), equation 7 and the text below it. For m up to 4 these
-are the signs of ``MarginInnerProductLayer::Forward_cpu``.
+are the signs of ``MarginInnerProductLayer::Forward_cpu``, and of L-Softmax's (Liu et al., ICML
+2016, equation 6) before it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ import math
 import operator
 
 from caffe_margin.maths.arrays import Array, ones_like, sign
+
+LENGTH_FLOOR = 1e-9
+"""What L-Softmax's C++ adds to lengths that it divides by: |w_y| |x| in Forward, |w_y| after."""
 
 
 def psi(cos_theta: Array, m: int) -> Array:
@@ -46,20 +50,29 @@ def psi_derivative(cos_theta: Array, m: int) -> Array:
     return up * (m * _chebyshev(cos_theta, m - 1, first=2))
 
 
-def label_score(plain: Array, x_norm: Array | float, m: int, lambda_: Array | float) -> Array:
-    """Return |x| (psi_m + lambda cos(theta)) / (1 + lambda), the label's column of the output.
+def label_score(plain: Array, length: Array | float, m: int, lambda_: Array | float) -> Array:
+    """Return p (psi_m + lambda cos(theta)) / (1 + lambda), the label's column of the output.
 
     At m = 1 there is no margin and lambda has no effect.
 
     Args:
-        plain: |x| cos(theta), the inner product with the unit weight of the own class.
-        x_norm: |x|, of the same shape.
+        plain: p cos(theta), the inner product with the weight of the own class: with its unit
+            vector in A-Softmax, with itself in L-Softmax.
+        length: p, of the same shape: |x| in A-Softmax, `large_margin_length` in L-Softmax.
         m: the margin.
         lambda_: the weight of the plain inner product.
     """
     if m == 1:
         return plain
-    return (x_norm * psi(plain / x_norm, m) + lambda_ * plain) / (1 + lambda_)
+    return (length * psi(plain / length, m) + lambda_ * plain) / (1 + lambda_)
+
+
+def large_margin_length(x_norm: Array, weight_norm: Array) -> Array:
+    """Return |w_y| |x|, which is what L-Softmax's psi_m is multiplied by, and not 0.
+
+    Source: ``LargeMarginInnerProductLayer::Forward_cpu``.
+    """
+    return x_norm * weight_norm + LENGTH_FLOOR
 
 
 def check_margin(m: int) -> int:

@@ -12,6 +12,15 @@ and its derivatives with respect to x and to w_y (before w_y is projected) are
 
     coeff_w = psi_m'(c),   coeff_x = (psi_m(c) - c psi_m'(c)) / |x|.
 
+L-Softmax leaves the length of w_y in the score. With p = |w_y| |x| and s = c psi_m'(c) - psi_m(c),
+
+    f       = p (psi_m(c) + lambda c) / (1 + lambda)
+    df/dx   = ((coeff_w + lambda) w_y + coeff_x x) / (1 + lambda),   coeff_x = -s |w_y| / |x|
+    df/dw_y = ((coeff_w + lambda) x + s_w w_y) / (1 + lambda),       s_w     = -s |x| / |w_y|
+
+and w_y is projected nowhere: the term s_w w_y stands where A-Softmax has the projection. At
+|w_y| = 1 the coefficients of df/dx are those above.
+
 Code departs from this in four independent ways; a `GradientRule` says which.
 """
 
@@ -21,7 +30,7 @@ from dataclasses import dataclass, fields
 from itertools import product
 from typing import Any
 
-from caffe_margin.maths.angular import psi, psi_derivative
+from caffe_margin.maths.angular import LENGTH_FLOOR, psi, psi_derivative
 from caffe_margin.maths.arrays import Array, hypot, ones_like
 
 
@@ -43,7 +52,8 @@ class GradientRule:
             there, and not (coeff_w + lambda) / (1 + lambda).
         no_projection: the derivative of the weight's normalisation is left out. A rule that leaves
             it out stores the normalised weight, as Caffe does; one that has it leaves the stored
-            weight alone.
+            weight alone. In L-Softmax, which normalises nothing, the w_y term of df/dw_y is left
+            out.
     """
 
     normalized_coefficients: bool = False
@@ -107,11 +117,13 @@ class LabelCoefficients:
         w: how much of w_y goes into bottom.diff.
         x: how much of x goes into bottom.diff.
         weight: how much of x goes into the weight's diff at y, before any projection.
+        weight_w: how much of w_y goes there; None for none, as always in A-Softmax.
     """
 
     w: Any
     x: Any
     weight: Any
+    weight_w: Any = None
 
 
 def label_coefficients(
@@ -126,22 +138,61 @@ def label_coefficients(
         lambda_: the weight of the plain inner product, in the arrays' dtype.
         rule: the gradient rule.
     """
+    return _coefficients(cos_theta, x_norm, m, lambda_, rule, w_in_weight=False)
+
+
+def large_margin_coefficients(
+    cos_theta: Array,
+    x_norm: Array,
+    weight_norm: Array,
+    m: int,
+    lambda_: Array | float,
+    rule: GradientRule,
+) -> LabelCoefficients:
+    """Return L-Softmax's, as `label_coefficients` does A-Softmax's.
+
+    Args:
+        cos_theta: w_y . x / `large_margin_length`, (M,).
+        x_norm: length of each sample, (M,).
+        weight_norm: length of each sample's w_y, (M,).
+        m: the margin.
+        lambda_: the weight of the plain inner product.
+        rule: the gradient rule.
+    """
+    ratio = x_norm / (weight_norm + LENGTH_FLOOR)
+    return _coefficients(cos_theta, ratio, m, lambda_, rule, w_in_weight=not rule.no_projection)
+
+
+def _coefficients(
+    cos_theta: Array,
+    ratio: Array,
+    m: int,
+    lambda_: Array | float,
+    rule: GradientRule,
+    w_in_weight: bool,
+) -> LabelCoefficients:
+    """Return the coefficients of the score before its projection; ``ratio`` is |x| / |w_y|."""
     one = ones_like(cos_theta)
     if m == 1:
         return LabelCoefficients(w=one, x=0 * one, weight=one)
 
-    def coefficients(slope: Array) -> tuple[Array, Array]:
-        coeff_w, coeff_x = slope, (psi(cos_theta, m) - cos_theta * slope) / x_norm
-        if rule.normalized_coefficients:
-            coeff_norm = hypot(coeff_w, coeff_x)
-            return coeff_w / coeff_norm, coeff_x / coeff_norm
-        return coeff_w, coeff_x
+    def side(slope: Array, normalized: bool) -> tuple[Array, Array]:
+        """Return coeff_w and -s, for psi' or what is taken for it."""
+        rest = psi(cos_theta, m) - cos_theta * slope
+        if normalized:
+            coeff_norm = hypot(slope, rest / ratio)
+            return slope / coeff_norm, rest / coeff_norm
+        return slope, rest
 
-    w, x = true = coefficients(psi_derivative(cos_theta, m))
-    if rule.detached_in_bottom:
-        w, x = coefficients(one)
+    normalized, true = rule.normalized_coefficients, psi_derivative(cos_theta, m)
+    coeff_w, rest = side(one if rule.detached_in_bottom else true, normalized)
+    if rule.detached_in_weight:
+        weight, weight_rest = side(one, normalized=False)
+    else:
+        weight, weight_rest = side(true, normalized)
     return LabelCoefficients(
-        w=(w + lambda_) / (1 + lambda_),
-        x=x / (1 + lambda_),
-        weight=one if rule.detached_in_weight else (true[0] + lambda_) / (1 + lambda_),
+        w=(coeff_w + lambda_) / (1 + lambda_),
+        x=rest / ratio / (1 + lambda_),
+        weight=one if rule.detached_in_weight else (weight + lambda_) / (1 + lambda_),
+        weight_w=weight_rest * ratio / (1 + lambda_) if w_in_weight else None,
     )

@@ -9,6 +9,7 @@ from caffe_margin.maths.gradient import (
     PAPER,
     GradientRule,
     label_coefficients,
+    large_margin_coefficients,
 )
 from helpers.psi import psi, slope
 
@@ -103,3 +104,79 @@ def test_single_has_no_margin_under_any_rule():
         np.testing.assert_array_equal(got.w, 1)
         np.testing.assert_array_equal(got.x, 0)
         np.testing.assert_array_equal(got.weight, 1)
+
+
+def large_margin_forward(x, w, m, lambda_, held=None):
+    """L-Softmax's label score, and what its margin adds to |w| |x| cos(theta), by definition.
+
+    Where ``held`` is given, (psi - cos) is that, a constant: the margin is detached.
+    """
+    length = np.linalg.norm(x, axis=1) * np.linalg.norm(w, axis=1)
+    cos = (x * w).sum(axis=1) / length
+    margin = psi(np.arccos(cos), m) - cos if held is None else held
+    return length * (cos + margin / (1 + lambda_)), margin
+
+
+@pytest.mark.parametrize("m", [2, 3, 4, 5, 7])
+@pytest.mark.parametrize("detached", [False, True])
+def test_large_margin_coefficients_are_the_gradient(m, detached):
+    """Against central differences of a forward in which what is detached is held constant."""
+    rng = np.random.default_rng(m)
+    x, w = rng.normal(size=(2, 40, 3))
+    w *= rng.uniform(0.1, 10, size=(40, 1))
+    x_norm, w_norm = np.linalg.norm(x, axis=1), np.linalg.norm(w, axis=1)
+    rule = GradientRule(detached_in_bottom=detached, detached_in_weight=detached)
+    cos = (x * w).sum(axis=1) / (x_norm * w_norm)
+    got = large_margin_coefficients(cos, x_norm, w_norm, m, 2.0, rule)
+    held = large_margin_forward(x, w, m, 2.0)[1] if detached else None
+
+    def differences(at, forward):
+        columns = []
+        for k in range(3):
+            step = 1e-6 * np.eye(3)[k]
+            columns.append((forward(at + step)[0] - forward(at - step)[0]) / 2e-6)
+        return np.stack(columns, axis=1)
+
+    bottom = got.w[:, None] * w + got.x[:, None] * x
+    weight = got.weight[:, None] * x + got.weight_w[:, None] * w
+    expected = differences(x, lambda x: large_margin_forward(x, w, m, 2.0, held))
+    np.testing.assert_allclose(bottom, expected, rtol=1e-6, atol=1e-6)
+    expected = differences(w, lambda w: large_margin_forward(x, w, m, 2.0, held))
+    np.testing.assert_allclose(weight, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("m", [2, 4, 5])
+def test_large_margin_rules_differ_where_their_departures_are(m):
+    rng = np.random.default_rng(m)
+    cos, x_norm, w_norm = rng.uniform(-1, 1, 60), rng.uniform(1, 9, 60), rng.uniform(0.1, 9, 60)
+    theta = np.arccos(cos)
+    ratio = x_norm / w_norm
+    for rule in ALL_RULES:
+        got = large_margin_coefficients(cos, x_norm, w_norm, m, 0.5, rule)
+        sides = []
+        for is_detached in (rule.detached_in_bottom, rule.detached_in_weight):
+            up = 1.0 if is_detached else slope(theta, m)
+            s = cos * up - psi(theta, m)
+            over = np.ones(60)
+            if rule.normalized_coefficients and not (sides and is_detached):
+                over = np.sqrt(up**2 + (s / ratio) ** 2)
+            sides.append((up / over, s / over))
+        (up, s), (weight_up, weight_s) = sides
+        np.testing.assert_allclose(got.w, (up + 0.5) / 1.5, rtol=1e-6, atol=1e-7)
+        np.testing.assert_allclose(got.x, -s / ratio / 1.5, rtol=1e-6, atol=1e-7)
+        np.testing.assert_allclose(got.weight, (weight_up + 0.5) / 1.5, rtol=1e-6, atol=1e-7)
+        if rule.no_projection:
+            assert got.weight_w is None
+        else:
+            np.testing.assert_allclose(got.weight_w, -weight_s * ratio / 1.5, rtol=1e-6, atol=1e-7)
+
+
+def test_large_margin_coefficients_of_tensors():
+    arrays = np.linspace(-0.99, 0.99, 50), np.linspace(0.1, 30, 50), np.linspace(3, 0.01, 50)
+    for rule in ALL_RULES:
+        expected = large_margin_coefficients(*arrays, 4, 5.0, rule)
+        got = large_margin_coefficients(*map(torch.from_numpy, arrays), 4, 5.0, rule)
+        for name in ("w", "x", "weight") + (() if rule.no_projection else ("weight_w",)):
+            np.testing.assert_allclose(
+                getattr(got, name).numpy(), getattr(expected, name), rtol=1e-13
+            )
