@@ -115,6 +115,13 @@ def caffe_mul(a, b, y):
 
 
 @compiled()
+def caffe_div(a, b, y):
+    """Write a / b, elementwise, to y."""
+    for i in range(a.size):
+        y[i] = a[i] / b[i]
+
+
+@compiled()
 def caffe_copy(x, y):
     """Copy x to y."""
     y[:] = x

@@ -10,6 +10,9 @@ with c_i = cos(theta) of sample i and its own class, and the coefficients of
 `caffe_margin.maths.gradient`. So each product runs on the plain arrays, and M rows are mended
 after it. The weight's gradient is made in blocks of rows, which are still in cache when they are
 added up.
+
+`caffe_margin.kernels.fused_large_margin` is L-Softmax, which differs in Forward: W is taken as it
+is, and Backward is the same but for one term more in the label's row of the weight's gradient.
 """
 
 from __future__ import annotations
@@ -56,14 +59,16 @@ class Saved:
 
     Attributes:
         call: the Forward.
-        unit: the weight's rows at unit length, (N, K): the weight itself under a rule without the
-            projection.
+        weight: what Backward multiplies with, (N, K). In A-Softmax rows of unit length, which are
+            the stored ones under a rule without the projection; in L-Softmax the stored ones.
         coefficients: of the label's column.
+        projects: whether the weight's gradient is carried through the normalisation.
     """
 
     call: Call
-    unit: FloatArray
+    weight: FloatArray
     coefficients: LabelCoefficients
+    projects: bool
 
 
 def forward(call: Call, top: FloatArray, former: Saved | None = None) -> Saved:
@@ -90,12 +95,12 @@ def forward(call: Call, top: FloatArray, former: Saved | None = None) -> Saved:
     )
     if call.rule.no_projection:
         unit *= inverse_norm[:, None]
-    return Saved(call, unit, coefficients)
+    return Saved(call, unit, coefficients, projects=not call.rule.no_projection)
 
 
 def _unit_rows(call: Call, former: Saved | None) -> FloatArray:
     weight = call.weight
-    unit = None if former is None or former.call.rule.no_projection else former.unit
+    unit = former.weight if former is not None and former.projects else None
     if unit is None or unit.shape != weight.shape or unit.dtype != weight.dtype:
         unit = np.empty_like(weight)
     row_passes().normalize(weight, call.weight_norm, unit)
@@ -109,27 +114,37 @@ def backward(
     bottom_diff: FloatArray | None,
 ) -> None:
     """Add to ``weight_diff`` (N, K), set ``bottom_diff`` (M, K); None leaves either out."""
-    call, coefficients = saved.call, saved.coefficients
-    x, label, rule = call.x, call.label, call.rule
+    call, weight, coefficients = saved.call, saved.weight, saved.coefficients
+    x, label = call.x, call.label
     g = top_diff[np.arange(len(label)), label]
 
     if bottom_diff is not None:
-        np.matmul(top_diff, saved.unit, out=bottom_diff)
+        np.matmul(top_diff, weight, out=bottom_diff)
         if call.m > 1:
-            bottom_diff += (g * (coefficients.w - 1))[:, None] * saved.unit[label]
+            bottom_diff += (g * (coefficients.w - 1))[:, None] * weight[label]
             bottom_diff += (g * coefficients.x)[:, None] * x
 
     if weight_diff is not None:
-        extra = None
-        if call.m > 1 and not rule.detached_in_weight:
-            extra = (g * (coefficients.weight - 1))[:, None] * x
+        extra = _extra_for_weight(saved, g)
         for rows in blocks(len(weight_diff), weight_diff[:1].nbytes):
             gradient = np.matmul(top_diff[:, rows].T, x)
             if extra is not None:
                 (samples,) = np.nonzero((label >= rows.start) & (label < rows.stop))
                 add_rows(gradient, label[samples] - rows.start, extra[samples])
-            if rule.no_projection:
-                weight_diff[rows] += gradient
+            if saved.projects:
+                norm, one = call.weight_norm[rows], g.dtype.type(1)
+                row_passes().project(gradient, weight[rows], norm, one, weight_diff[rows])
             else:
-                unit, norm, one = saved.unit[rows], call.weight_norm[rows], g.dtype.type(1)
-                row_passes().project(gradient, unit, norm, one, weight_diff[rows])
+                weight_diff[rows] += gradient
+
+
+def _extra_for_weight(saved: Saved, g: FloatArray) -> FloatArray | None:
+    """Return what each sample adds to row y of g^T X, (M, K); None where there is nothing."""
+    call, coefficients = saved.call, saved.coefficients
+    extra = None
+    if call.m > 1 and not call.rule.detached_in_weight:
+        extra = (g * (coefficients.weight - 1))[:, None] * call.x
+    if coefficients.weight_w is not None:
+        along_w = (g * coefficients.weight_w)[:, None] * saved.weight[call.label]
+        extra = along_w if extra is None else extra + along_w
+    return extra

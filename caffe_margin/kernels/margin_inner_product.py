@@ -53,17 +53,24 @@ class PrivateBlobs(NamedTuple):
     @classmethod
     def reshape(cls, m: int, M_: int, N_: int, dtype: np.dtype[np.floating]) -> PrivateBlobs:
         """Port of the second half of ``Reshape``: x_norm has M elements, the others M N."""
-        needed = {"x_norm", "cos_theta", "sign_0"}
-        if m >= 2:
-            needed.add("cos_theta_quadratic")
-        if m >= 3:
-            needed.add("cos_theta_cubic")
-        if m == 3:
-            needed |= {"sign_1", "sign_2"}
-        if m == 4:
-            needed |= {"cos_theta_quartic", "sign_3", "sign_4"}
-        sizes = {name: M_ * N_ if name in needed else 0 for name in cls._fields} | {"x_norm": M_}
-        return cls(**{name: np.empty(size, dtype) for name, size in sizes.items()})
+        blobs = {"x_norm": np.empty(M_, dtype)} | optional_blobs(m, M_ * N_, dtype)
+        return cls(**blobs)
+
+
+def optional_blobs(m: int, count: int, dtype: np.dtype[np.floating]) -> dict[str, FloatArray]:
+    """Return the blobs of cos_theta, its powers and signs by name; empty where m needs none."""
+    needed = {
+        "cos_theta": True,
+        "cos_theta_quadratic": m >= 2,
+        "cos_theta_cubic": m >= 3,
+        "cos_theta_quartic": m == 4,
+        "sign_0": True,
+        "sign_1": m == 3,
+        "sign_2": m == 3,
+        "sign_3": m == 4,
+        "sign_4": m == 4,
+    }
+    return {name: np.empty(count if is_needed else 0, dtype) for name, is_needed in needed.items()}
 
 
 def forward_cpu(m, lambda_, bottom_data, label, weight, top_data, private) -> None:
@@ -88,7 +95,7 @@ def forward_cpu(m, lambda_, bottom_data, label, weight, top_data, private) -> No
     _normalize_weight(weight)
 
     # /* common variables */ x_norm_ = |x|
-    _x_norm(bottom_data, private.x_norm)
+    row_norms(bottom_data, private.x_norm)
     # cos_theta = x'w/|x|
     caffe_cpu_gemm(1, bottom_data, weight.T, 0, cos_theta.reshape(M_, N_))
     _divide_rows(private.x_norm, cos_theta.reshape(M_, N_))
@@ -96,7 +103,7 @@ def forward_cpu(m, lambda_, bottom_data, label, weight, top_data, private) -> No
     caffe_cpu_sign(cos_theta, private.sign_0)
 
     # /* optional variables */
-    _optional_variables(m, private)
+    optional_variables(m, private)
 
     # /* Forward */
     caffe_cpu_gemm(1, bottom_data, weight.T, 0, top_data)
@@ -109,8 +116,8 @@ def forward_cpu(m, lambda_, bottom_data, label, weight, top_data, private) -> No
     caffe_scal(Dtype(1) / (Dtype(1) + lambda_), top_data.reshape(-1))
 
 
-def _optional_variables(m, private) -> None:
-    """Write the powers of cos_theta and the signs that the margin needs."""
+def optional_variables(m, private) -> None:
+    """Write the powers of cos_theta and the signs that the margin needs; L-Softmax's are these."""
     Dtype = private.cos_theta.dtype.type
     cos_theta = private.cos_theta
     sign_0, sign_1, sign_2 = private.sign_0, private.sign_1, private.sign_2
@@ -159,9 +166,10 @@ def _normalize_weight(norm_weight):
 
 
 @compiled()
-def _x_norm(bottom_data, x_norm_data):
-    for i in range(bottom_data.shape[0]):
-        x_norm_data[i] = np.sqrt(caffe_cpu_dot(bottom_data[i], bottom_data[i]))
+def row_norms(rows, norms):
+    """Write the length of each row."""
+    for i in range(rows.shape[0]):
+        norms[i] = np.sqrt(caffe_cpu_dot(rows[i], rows[i]))
 
 
 @compiled()

@@ -35,6 +35,8 @@ def test_elementwise_functions(vectors):
     np.testing.assert_array_equal(out, x + y)
     caffe_math.caffe_mul(x, y, out)
     np.testing.assert_array_equal(out, x * y)
+    caffe_math.caffe_div(x, y, out)
+    np.testing.assert_array_equal(out, x / y)
     for power in (2, 3, 4):
         caffe_math.caffe_powx(x, x.dtype.type(power), out)
         np.testing.assert_allclose(out, x**power, rtol=4 * np.finfo(x.dtype).eps)
