@@ -7,7 +7,9 @@
     top = layer.forward(x, label)        # (M, K) features, M labels -> (M, N)
     dx = layer.backward(top_diff)        # and adds to layer.blobs[0].diff
 
-The layer is the work of Weiyang Liu and Yandong Wen (wy1iu/sphereface, MIT).
+`LargeMarginInnerProduct`, L-Softmax, is its predecessor and has the same methods. The layers are
+the work of Weiyang Liu, Yandong Wen and others (wy1iu/sphereface, wy1iu/LargeMargin_Softmax_Loss,
+MIT).
 """
 
 from caffe_margin.files.prototxt import (
@@ -17,6 +19,7 @@ from caffe_margin.files.prototxt import (
     write_net,
 )
 from caffe_margin.files.weights import read_weights, write_weights
+from caffe_margin.layers.large_margin_inner_product import LargeMarginInnerProduct
 from caffe_margin.layers.margin_inner_product import MarginInnerProduct
 from caffe_margin.layers.margin_softmax_loss import MarginSoftmaxLoss, margin_softmax_loss
 from caffe_margin.layers.softmax_with_loss import SoftmaxWithLoss
@@ -27,6 +30,7 @@ __all__ = [
     "EXACT",
     "PAPER",
     "GradientRule",
+    "LargeMarginInnerProduct",
     "MarginInnerProduct",
     "MarginSoftmaxLoss",
     "ParseError",

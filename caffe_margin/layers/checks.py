@@ -103,22 +103,27 @@ def row_lengths(rows: FloatArray, what: str) -> FloatArray:
 
 
 def check_lambda(
-    lambda_: float, m: int, x_norm: FloatArray, what: str, where: str = ""
+    lambda_: float,
+    m: int,
+    lengths: FloatArray,
+    what: str,
+    where: str = "",
+    longest: str = "longest feature, of length",
 ) -> np.floating:
-    """Return lambda in the dtype of the lengths of the features.
+    """Return lambda in the dtype of the lengths p that multiply psi_m: |x|, or |w_y| |x|.
 
     Raises:
         ValueError: it is not finite or not above -1, or so large that the label's score,
-            |x| (psi_m + lambda cos(theta)) over 1 + lambda, overflows before it is divided.
+            p (psi_m + lambda cos(theta)) over 1 + lambda, overflows before it is divided.
     """
     with np.errstate(over="ignore"):
-        real: np.floating = x_norm.dtype.type(lambda_)
-        largest = x_norm.max(initial=1) * (x_norm.dtype.type(2 * m) + real)
+        real: np.floating = lengths.dtype.type(lambda_)
+        largest = lengths.max(initial=1) * (lengths.dtype.type(2 * m) + real)
     if not (np.isfinite(real) and real > -1):
         raise ValueError(f"{what} is {real}{where}; it must be finite and above -1")
     if not np.isfinite(largest):
         raise ValueError(
-            f"{what} is {real}{where}, so large that it overflows times the longest feature, of "
-            f"length {x_norm.max():g}"
+            f"{what} is {real}{where}, so large that it overflows times the {longest} "
+            f"{lengths.max():g}"
         )
     return real

@@ -137,7 +137,7 @@ class LayerRun:
         if self.propagate_down:
             outputs["bottom0_diff"] = bottom.diff
         if engine == "line_by_line":
-            private = layer.saved.private._asdict()  # type: ignore[union-attr]
+            private = layer.saved.private._asdict()
             outputs |= {f"internal_{name}": blob for name, blob in private.items()}
         return outputs
 

@@ -18,7 +18,8 @@ from caffe_margin.files import prototxt
 from caffe_margin.files.npz import MAX_BYTES, read_arrays
 from caffe_margin.files.upgrade import upgrade_solver
 from caffe_margin.layers.layer import Blob
-from caffe_margin.layers.margin_inner_product import ENGINES, MarginInnerProduct
+from caffe_margin.layers.margin_inner_product import MarginInnerProduct
+from caffe_margin.layers.margin_layer import ENGINES
 from caffe_margin.layers.softmax_with_loss import SoftmaxWithLoss
 from caffe_margin.maths.arrays import FloatArray
 from caffe_margin.maths.gradient import GradientRule

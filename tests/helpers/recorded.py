@@ -5,6 +5,7 @@ import pytest
 from google.protobuf import text_format
 
 from caffe_margin import caffe_margin_pb2 as pb
+from caffe_margin.layers.layer import Blob
 from helpers.places import DATA
 
 FOLDER = DATA / "recordings"
@@ -34,3 +35,29 @@ def assert_blob(got, recorded, name):
     error = np.abs(got - recorded).max(initial=0)
     largest = np.abs(recorded).max(initial=0)
     assert error <= TOLERANCE[recorded.dtype] * largest, f"{name}: {error:g} of {largest:g}"
+
+
+def assert_replays(layer, recording):
+    """Run a layer with a margin as it was recorded, and hold every blob against the recording."""
+    layer.weight = recording["blob0_data_before"]
+    layer.blobs[0].diff[...] = recording["blob0_diff_before"]
+    layer.param_propagate_down = list(recording["param_propagate_down"])
+
+    lambdas = []
+    for _ in range(int(recording["forwards"])):
+        top = layer.forward(recording["bottom0_data"], recording["bottom1_data"])
+        lambdas.append(layer.lambda_)
+    top_blob = Blob(top, recording["top0_diff"])
+    bottom = Blob(recording["bottom0_data"])
+    layer.backward_cpu([top_blob], list(recording["propagate_down"]), [bottom])
+
+    assert_blob(top, recording["top0_data"], "top0_data")
+    assert_blob(np.array(lambdas), recording["top1_data"], "top1_data")
+    assert_blob(layer.weight, recording["blob0_data"], "blob0_data")
+    assert_blob(layer.blobs[0].diff, recording["blob0_diff"], "blob0_diff")
+    if recording["propagate_down"][0]:
+        assert_blob(bottom.diff, recording["bottom0_diff"], "bottom0_diff")
+    if layer.engine == "line_by_line":
+        for name in (n for n in recording if n.startswith("internal_")):
+            private = getattr(layer.saved.private, name.removeprefix("internal_"))
+            assert_blob(private, recording[name].ravel(), name)

@@ -4,9 +4,11 @@ from google.protobuf import text_format
 
 from caffe_margin import caffe_margin_pb2 as pb
 from caffe_margin.layers.layer import Blob
-from caffe_margin.layers.margin_inner_product import ENGINES, MarginInnerProduct
+from caffe_margin.layers.margin_inner_product import MarginInnerProduct
+from caffe_margin.layers.margin_layer import ENGINES
 from caffe_margin.maths.gradient import ALL_RULES, EXACT, PAPER
-from helpers.recorded import assert_blob, layer_param, load, recordings
+from helpers.margin import angles_across_every_kink, differences, make_batch, relative_error
+from helpers.recorded import assert_replays, layer_param, load, recordings
 
 TYPES = ["SINGLE", "DOUBLE", "TRIPLE", "QUADRUPLE"]
 
@@ -26,16 +28,6 @@ def make_layer(type_="QUADRUPLE", num_output=5, lambda_=None, **options):
     return MarginInnerProduct.from_param(make_param(type_, num_output, lambda_), **options)
 
 
-def make_batch(M=6, N=5, K=4, dtype=np.float64, seed=0):
-    """Features, labels, a weight of uneven norms and a top diff."""
-    rng = np.random.default_rng(seed)
-    x = rng.normal(size=(M, K)).astype(dtype)
-    label = rng.integers(N, size=M)
-    weight = (rng.normal(size=(N, K)) * rng.uniform(0.1, 10, size=(N, 1))).astype(dtype)
-    top_diff = rng.normal(size=(M, N)).astype(dtype)
-    return x, label, weight, top_diff
-
-
 @pytest.fixture(params=ENGINES)
 def engine(request):
     return request.param
@@ -48,28 +40,7 @@ def engine(request):
 def test_recording(path, engine):
     recording = load(path)
     layer = MarginInnerProduct.from_param(layer_param(recording), engine=engine)
-    layer.weight = recording["blob0_data_before"]
-    layer.blobs[0].diff[...] = recording["blob0_diff_before"]
-    layer.param_propagate_down = list(recording["param_propagate_down"])
-
-    lambdas = []
-    for _ in range(int(recording["forwards"])):
-        top = layer.forward(recording["bottom0_data"], recording["bottom1_data"])
-        lambdas.append(layer.lambda_)
-    top_blob = Blob(top, recording["top0_diff"])
-    bottom = Blob(recording["bottom0_data"])
-    layer.backward_cpu([top_blob], list(recording["propagate_down"]), [bottom])
-
-    assert_blob(top, recording["top0_data"], "top0_data")
-    assert_blob(np.array(lambdas), recording["top1_data"], "top1_data")
-    assert_blob(layer.weight, recording["blob0_data"], "blob0_data")
-    assert_blob(layer.blobs[0].diff, recording["blob0_diff"], "blob0_diff")
-    if recording["propagate_down"][0]:
-        assert_blob(bottom.diff, recording["bottom0_diff"], "bottom0_diff")
-    if engine == "line_by_line":
-        for name in (n for n in recording if n.startswith("internal_")):
-            private = getattr(layer.saved.private, name.removeprefix("internal_"))
-            assert_blob(private, recording[name].ravel(), name)
+    assert_replays(layer, recording)
 
 
 # The engines against each other, under every rule
@@ -96,64 +67,20 @@ def test_engines_agree(rule, type_, dtype):
 # The gradient check
 
 
-def differences(layer_of, x, label, weight, top_diff, step=3e-8):
-    """Central differences of sum(top_diff * top) in every element of x and of the weight.
-
-    A sample's row of the output depends on its own row of x alone, and a class's column on its own
-    row of the weight, so one pair of forwards serves a whole column of either.
-    """
-
-    def objective(x, weight, axis):
-        layer = layer_of()
-        layer.weight = weight
-        return (top_diff * layer.forward(x, label)).sum(axis)
-
-    def columns(array, axis, at):
-        gradient = np.empty_like(array)
-        for k in range(array.shape[1]):
-            h = np.zeros_like(array)
-            h[:, k] = step * np.linalg.norm(array, axis=1)
-            difference = at(array + h, axis) - at(array - h, axis)
-            gradient[:, k] = difference / (2 * h[:, k])
-        return gradient
-
-    return (
-        columns(x, 1, lambda moved, axis: objective(moved, weight, axis)),
-        columns(weight, 0, lambda moved, axis: objective(x, moved, axis)),
-    )
-
-
-def angles_across_every_kink(m, K=6, N=7, seed=3):
-    """Samples at, just beside and between the kinks of psi_m about their own class."""
-    rng = np.random.default_rng(seed)
-    kinks = np.arange(1, m) * np.pi / m
-    theta = np.concatenate([np.linspace(0.05, np.pi - 0.05, 24), kinks, kinks - 1e-4, kinks + 1e-4])
-    label = rng.integers(N, size=len(theta))
-    weight = rng.normal(size=(N, K))
-    weight *= (10.0 ** rng.uniform(-2, 2, size=N) / np.linalg.norm(weight, axis=1))[:, None]
-    unit = weight[label] / np.linalg.norm(weight[label], axis=1, keepdims=True)
-    across = rng.normal(size=(len(theta), K))
-    across -= (across * unit).sum(1, keepdims=True) * unit
-    across /= np.linalg.norm(across, axis=1, keepdims=True)
-    x = np.cos(theta)[:, None] * unit + np.sin(theta)[:, None] * across
-    x *= rng.uniform(0.5, 20, size=(len(theta), 1))
-    return x, label, weight, rng.normal(size=(len(theta), N))
-
-
-def relative_error(got, expected):
-    return np.linalg.norm(got - expected) / np.linalg.norm(expected)
-
-
 @pytest.fixture(params=[0, 5, 1000])
 def lambda_(request):
     return request.param
 
 
 def check_gradient(type_, lambda_, engine, gradient):
-    x, label, weight, top_diff = angles_across_every_kink(TYPES.index(type_) + 1)
+    return relative_errors(
+        TYPES.index(type_) + 1,
+        lambda: make_layer(type_, 7, lambda_, gradient=gradient, engine=engine),
+    )
 
-    def layer_of():
-        return make_layer(type_, len(weight), lambda_, gradient=gradient, engine=engine)
+
+def relative_errors(m, layer_of):
+    x, label, weight, top_diff = angles_across_every_kink(m)
 
     layer = layer_of()
     layer.weight = weight
@@ -183,6 +110,16 @@ def test_paper_rule_fails_the_gradient_check(type_, lambda_, engine):
     else:
         # The normalised coefficients matter less the more lambda outweighs the margin.
         assert bottom > {0: 0.1, 5: 0.01, 1000: 1e-4}[lambda_]
+
+
+@pytest.mark.parametrize("m", [5, 6, 7])
+def test_exact_rule_passes_the_gradient_check_past_caffes_margins(m, lambda_):
+    annealing = {"base": lambda_, "gamma": 0, "lambda_min": 0}
+    bottom, weight = relative_errors(
+        m, lambda: MarginInnerProduct(7, m=m, gradient="exact", **annealing)
+    )
+    assert bottom < 1e-6
+    assert weight < 1e-6
 
 
 # State
