@@ -78,15 +78,15 @@ def add_batch(command: argparse.ArgumentParser) -> None:
 
 
 def read_layer(options: argparse.Namespace) -> tuple[pb.NetParameter, pb.LayerParameter]:
-    """Return the net in its state, and its MarginInnerProduct layer."""
+    """Return the net in its state, and its layer with a margin."""
     from caffe_margin.files import prototxt
-    from caffe_margin.layers.margin_inner_product import MarginInnerProduct
+    from caffe_margin.layers.margin_layers import MARGIN_LAYERS, margin_layer
     from caffe_margin.nets.select import find_layer
 
     net = read_state(options)
     try:
-        layer_param = find_layer(net, options.layer, MarginInnerProduct.type)
-        MarginInnerProduct.from_param(layer_param)
+        layer_param = find_layer(net, options.layer, MARGIN_LAYERS)
+        margin_layer(layer_param)
     except ValueError as error:
         place = prototxt.place_of(options.net, options.layer)
         raise ValueError(f"{place}: {error}") from None
@@ -130,11 +130,12 @@ def _choose_iteration(
 ) -> tuple[int, str]:
     """Return which Forward it is, and why, in words."""
     from caffe_margin.maths.annealing import Annealing
+    from caffe_margin.nets.margin import margin_param
     from caffe_margin.solver.schedule import iteration_of_lambda_min
 
     if options.iteration is not None:
         return options.iteration, "as asked"
-    annealing = Annealing.of(layer_param.margin_inner_product_param)
+    annealing = Annealing.of(margin_param(layer_param))
     reached = iteration_of_lambda_min(annealing)
     if reached is not None:
         return reached, "where lambda reaches lambda_min"
@@ -170,9 +171,10 @@ def _bottom_in_net(
 def _split_at_axis(layer_param: pb.LayerParameter, shape: Shape) -> tuple[Shape, int | None]:
     """Return the dimensions before the layer's axis, and K; None where the net does not say."""
     from caffe_margin.layers.checks import canonical_axis
+    from caffe_margin.nets.margin import margin_param
 
     axis = canonical_axis(
-        layer_param.margin_inner_product_param.axis,
+        margin_param(layer_param).axis,
         shape,  # type: ignore[arg-type]
         layer_param.name,
     )
@@ -190,8 +192,9 @@ def _choose_weight(
 ) -> tuple[pb.LayerParameter, FloatArray, str]:
     """Return the layer that the weight is for, the weight, and where it comes from, in words."""
     from caffe_margin.nets import fillers
+    from caffe_margin.nets.margin import margin_param
 
-    name, param = layer_param.name, layer_param.margin_inner_product_param
+    name, param = layer_param.name, margin_param(layer_param)
     if options.weights is not None:
         weight, source = _weight_of(options.weights, name), f"from {options.weights}"
     elif "weight" in given:
@@ -202,7 +205,7 @@ def _choose_weight(
         if given and (classes := _classes_of(given["label"], in_net)):
             source += f", for the {classes} classes of the labels: the net has {in_net}"
             layer_param = type(layer_param).FromString(layer_param.SerializeToString())
-            param = layer_param.margin_inner_product_param
+            param = margin_param(layer_param)
             param.num_output = classes
         weight = fillers.fill(param.weight_filler, (param.num_output, K), rng, dtype.type)
     else:

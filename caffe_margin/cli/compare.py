@@ -43,9 +43,11 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
         description=(
             "Run the MarginInnerProduct layer and SoftmaxWithLoss on one batch, and hold the\n"
             "authors' gradient, and each of its three departures alone, against the exact\n"
-            f"gradient.\n\n{DESCRIPTION}\n\n"
+            "gradient. For a LargeMarginInnerProduct layer, whose own C++ is exact, the table\n"
+            f"shows what the departures would be there.\n\n{DESCRIPTION}\n\n"
             "With --report the page index.html, its pictures and report.json, with every number,\n"
-            "are written into a folder of their own. A former report there is replaced."
+            "are written into a folder of their own. A former report there is replaced. The page\n"
+            "is about MarginInnerProduct alone."
         ),
         example="caffe-margin compare models/sphereface_model.prototxt --features digits "
         "--report build/digits --train 300",
@@ -74,17 +76,22 @@ def _rate(text: str) -> float:
 
 def run(options: argparse.Namespace) -> int:
     """Print the table, and write the page."""
+    from caffe_margin.nets.margin import margin_param, type_name
     from caffe_margin.study.compare import RULES, compare
 
     if options.train and options.report is None:
         raise ValueError("--train is a part of the page: give --report DIR too")
     net, layer_param = read_layer(options)
+    if options.report is not None and layer_param.type != "MarginInnerProduct":
+        raise ValueError(
+            f"--report is a page about MarginInnerProduct, and layer {layer_param.name!r} is a "
+            f"{layer_param.type}: leave --report out for the table"
+        )
     batch, sources = read_batch(options, net, layer_param)
-    param = batch.layer_param.margin_inner_product_param
     facts = {
         "net": net.name or options.net,
         "layer": layer_param.name,
-        "type": type(param).MarginType.Name(param.type),
+        "type": type_name(margin_param(batch.layer_param)),
         **sources,
     }
     page = None
@@ -115,6 +122,11 @@ def run(options: argparse.Namespace) -> int:
         )
         return 0
     _print(comparison, facts)
+    if layer_param.type == "LargeMarginInnerProduct":
+        print(
+            "\nThe C++ of LargeMarginInnerProduct computes the exact rule; the others are what the"
+        )
+        print("departures of MarginInnerProduct's would make of it.")
     if page:
         print(f"\nthe page is in\n{show_path(page)}")
     return 0

@@ -25,9 +25,10 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
         run,
         summary="record the layer, to hold a port against",
         description=(
-            "Run Forward and Backward of the MarginInnerProduct layer on one batch, and write\n"
-            "what went in and what came out, in the format of the recordings of Caffe. What\n"
-            "comes down from above, and what the weight's diff held before, is drawn.\n\n"
+            "Run Forward and Backward of the net's MarginInnerProduct or LargeMarginInnerProduct\n"
+            "on one batch, and write what went in and what came out, in the format of the\n"
+            "recordings of Caffe. What comes down from above, and what the weight's diff held\n"
+            "before, is drawn.\n\n"
             f"{DESCRIPTION}"
         ),
         example="caffe-margin record models/sphereface_model.prototxt --gradient exact --batch 16 "
@@ -37,8 +38,7 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
     command.add_argument(
         "--gradient",
         choices=sorted(NAMED_RULES),
-        default="paper",
-        help="the rule of Backward (default: paper, the authors')",
+        help="the rule of Backward (default: that of the layer's C++: paper, exact in L-Softmax)",
     )
     command.add_argument("--rule", action=Renamed, new="--gradient")
     command.add_argument(
@@ -52,14 +52,16 @@ def run(options: argparse.Namespace) -> int:
 
     from caffe_margin.files.npz import write_arrays
     from caffe_margin.files.visible import visible
+    from caffe_margin.nets.margin import margin_param
     from caffe_margin.recordings.record import record
+    from caffe_margin.recordings.recording import rule_of
 
     net, layer_param = read_layer(options)
     batch, sources = read_batch(options, net, layer_param)
     layer_param, dtype = batch.layer_param, batch.x.dtype
     # A stream of its own, so that what is read in place of a draw does not shift the others.
     rng = np.random.default_rng([options.seed, 1])
-    top_shape = (*batch.label.shape, layer_param.margin_inner_product_param.num_output)
+    top_shape = (*batch.label.shape, margin_param(layer_param).num_output)
     recording = record(
         layer_param,
         batch.x,
@@ -72,13 +74,13 @@ def run(options: argparse.Namespace) -> int:
     )
     write_arrays(options.out, recording)
     M, (N, K) = batch.label.size, batch.weight.shape
-    lambda_ = float(recording["top1_data"][0])
+    lambda_, gradient = float(recording["top1_data"][0]), rule_of(recording["rule"]).name
     if options.json:
         print_json(
             {
                 "path": options.out,
                 "layer": layer_param.name,
-                "gradient": options.gradient,
+                "gradient": gradient,
                 "features": sources["features"],
                 "weight": sources["weight"],
                 "M": M,
@@ -91,7 +93,7 @@ def run(options: argparse.Namespace) -> int:
         )
         return 0
     print(f"layer     {visible(layer_param.name)}: M = {M}, N = {N}, K = {K}, {dtype}")
-    print(f"gradient  {options.gradient}")
+    print(f"gradient  {gradient}")
     print(f"lambda    {lambda_:.6g} at iteration {batch.iteration}, {sources['iteration']}")
     print(f"features  {one_line(sources['features'])}")
     print(f"weight    {one_line(sources['weight'])}")

@@ -131,9 +131,10 @@ def _table(
 ) -> int:
     """Print lambda over the run, and draw it."""
     from caffe_margin.maths.annealing import Annealing
+    from caffe_margin.nets.margin import margin_param
     from caffe_margin.solver import schedule
 
-    param = layer.margin_inner_product_param
+    param = margin_param(layer)
     annealing = Annealing.of(param)
     reached = schedule.iteration_of_lambda_min(annealing)
     starts = [schedule.Start(param.iteration)]
@@ -196,10 +197,10 @@ def _print_table(
     layer: pb.LayerParameter, last: int, why: str, steps: Sequence[Step], reached: int | None
 ) -> None:
     from caffe_margin.cli import tables
+    from caffe_margin.nets.margin import margin_param, type_name
 
-    param = layer.margin_inner_product_param
-    margin = type(param).MarginType.Name(param.type)
-    print(f"layer   {visible(layer.name)}: {margin} (m = {param.type + 1})")
+    param = margin_param(layer)
+    print(f"layer   {visible(layer.name)}: {type_name(param)} (m = {param.type + 1})")
     print(
         f"lambda  max({param.base:g} (1 + {param.gamma:g} iteration)^-{param.power:g}, "
         f"{param.lambda_min:g}), iterations {param.iteration + 1} to {last}: {why}\n"
@@ -261,13 +262,14 @@ def _resume(
     """Print the line for the prototxt; or two, where the prototxt can be read in two ways."""
     from caffe_margin.files.solverstate import read_solverstate
     from caffe_margin.maths.annealing import Annealing
+    from caffe_margin.nets.margin import margin_param
 
     path, iter_ = options.solverstate, read_solverstate(options.solverstate)
     if options.started_at is not None and options.started_at > iter_:
         raise ValueError(
             f"{path} is of iteration {iter_}, before --started-at {options.started_at}"
         )
-    param = layer.margin_inner_product_param
+    param = margin_param(layer)
     iter_size = 1 if solver is None else solver.iter_size
     starts = _starts(options, param.iteration, iter_size, iter_)
     counts = [start.count_at(iter_) for start in starts]

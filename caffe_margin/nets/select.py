@@ -50,31 +50,39 @@ def filter_net(
 
 
 def find_layer(
-    net: pb.NetParameter, name: str | None = None, type: str | None = None
+    net: pb.NetParameter, name: str | None = None, type: str | Iterable[str] | None = None
 ) -> pb.LayerParameter:
     """Return one layer of a net: by name, or the only one of a type, or both.
+
+    Args:
+        net: the net.
+        name: the layer's; None for any.
+        type: the layer's, or several that it may be of; None for any.
 
     Raises:
         ValueError: no layer or more than one answers, or the named layer has another type.
     """
+    types = [type] if isinstance(type, str) else list(type or ())
+    wanted = " or ".join(map(repr, types))
     layers = list(net.layer)
     if name is not None:
         layers = [layer for layer in net.layer if layer.name == name]
         if not layers:
-            names = [layer.name for layer in net.layer if type in (None, layer.type)]
+            names = [layer.name for layer in net.layer if not types or layer.type in types]
             names = names or [layer.name for layer in net.layer]
             raise ValueError(f"the net has no layer {name!r}{_suggest(name, names)}")
-    found = [layer for layer in layers if type is None or layer.type == type]
+    found = [layer for layer in layers if not types or layer.type in types]
     if len(found) == 1:
         return found[0]
     if name is not None and not found:
-        raise ValueError(f"layer {name!r} is of type {layers[0].type!r}, not {type!r}")
+        raise ValueError(f"layer {name!r} is of type {layers[0].type!r}, not {wanted}")
     if not found:
-        types = sorted({layer.type for layer in net.layer})
-        raise ValueError(f"the net has no layer of type {type!r}{_suggest(str(type), types)}")
+        there = sorted({layer.type for layer in net.layer})
+        suggestion = _suggest(types[0] if types else "", there)
+        raise ValueError(f"the net has no layer of type {wanted}{suggestion}")
     if name is not None:
         raise ValueError(f"{len(found)} layers are named {name!r}; filter_net keeps one phase's")
-    what = "layers" if type is None else f"layers of type {type!r}"
+    what = f"layers of type {wanted}" if types else "layers"
     names = [repr(layer.name) for layer in found]
     raise ValueError(f"the net has {len(names)} {what}; name one: {_some(names)}")
 

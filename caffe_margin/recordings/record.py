@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from caffe_margin import caffe_margin_pb2 as pb
 from caffe_margin.layers.checks import canonical_axis, describe
 from caffe_margin.layers.layer import Blob
-from caffe_margin.layers.margin_inner_product import MarginInnerProduct
+from caffe_margin.layers.margin_layer import MarginLayer
+from caffe_margin.layers.margin_layers import margin_layer
 from caffe_margin.maths.arrays import FloatArray
 from caffe_margin.maths.gradient import GradientRule
+from caffe_margin.nets.margin import margin_param
 from caffe_margin.recordings.recording import FORMAT_VERSION, as_recorded
 
 
@@ -26,20 +28,21 @@ def record(
     top_diff: FloatArray,
     weight_diff: FloatArray,
     *,
-    gradient: str | GradientRule = "paper",
+    gradient: str | GradientRule | None = None,
     engine: str = "fused",
     iteration: int | None = None,
 ) -> dict[str, NDArray]:
     """Run Forward and Backward, and return the recording, of kind ``layer``.
 
     Args:
-        layer_param: the MarginInnerProduct layer.
+        layer_param: a layer of `MARGIN_LAYERS`.
         x: features, of the layer's bottom shape, float32 or float64.
         label: their labels.
         weight: (N, K), in the dtype of x.
         top_diff: what comes down from above, of the top's shape.
         weight_diff: (N, K), what the weight's diff holds before Backward adds to it.
-        gradient: ``"paper"``, ``"exact"``, ``"detached"`` or a `GradientRule`.
+        gradient: ``"paper"``, ``"exact"``, ``"detached"`` or a `GradientRule`; None for what the
+            layer's C++ computes, whatever the message says.
         engine: ``"fused"`` or ``"line_by_line"``.
         iteration: which Forward it is, for lambda; None for the first after the message's
             ``iteration``.
@@ -47,8 +50,8 @@ def record(
     Raises:
         ValueError: as `MarginInnerProduct`; a diff is of another shape or dtype.
     """
-    layer_param = _for_caffe(layer_param, iteration)
-    rule, label = GradientRule.of(gradient), np.asarray(label)
+    layer_param, label = _for_caffe(layer_param, iteration), np.asarray(label)
+    rule = margin_layer(layer_param, gradient=gradient).gradient
     outputs = LayerRun(layer_param, rule, x, label, weight, weight_diff, top_diff).run(engine)
     return {
         "format_version": np.array(FORMAT_VERSION),
@@ -72,9 +75,10 @@ def _for_caffe(layer_param: pb.LayerParameter, iteration: int | None) -> pb.Laye
     caffes.CopyFrom(layer_param)
     for field in ("blobs", "include", "exclude"):
         caffes.ClearField(field)
-    caffes.margin_inner_product_param.ClearField("gradient")
+    param = margin_param(caffes)
+    param.ClearField("gradient")
     if iteration is not None:
-        caffes.margin_inner_product_param.iteration = iteration - 1
+        param.iteration = iteration - 1
     if len(caffes.top) == 1:
         caffes.top.append("lambda")
     return caffes
@@ -82,7 +86,7 @@ def _for_caffe(layer_param: pb.LayerParameter, iteration: int | None) -> pb.Laye
 
 @dataclass(frozen=True)
 class LayerRun:
-    """What goes into a run of MarginInnerProduct: Forward on one input, then one Backward.
+    """What goes into a run of a layer with a margin: Forward on one input, then one Backward.
 
     Attributes:
         layer_param: the layer's message.
@@ -151,20 +155,20 @@ class LayerRun:
 
 def make_layer(
     layer_param: pb.LayerParameter, rule: GradientRule | None, engine: str, weight: FloatArray
-) -> MarginInnerProduct:
+) -> MarginLayer:
     """Return the layer with a weight, a copy; None leaves the rule to the message."""
-    layer = MarginInnerProduct.from_param(layer_param, gradient=rule, engine=engine)
+    layer = margin_layer(layer_param, gradient=rule, engine=engine)
     layer.weight = weight
     return layer
 
 
 def top_shape(layer_param: pb.LayerParameter, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the shape of MarginInnerProduct's top for a bottom's.
+    """Return the shape of the layer's top for a bottom's.
 
     Raises:
         ValueError: the layer's axis is out of range.
     """
-    param = layer_param.margin_inner_product_param
+    param = margin_param(layer_param)
     return (*shape[: canonical_axis(param.axis, shape, layer_param.name)], param.num_output)
 
 

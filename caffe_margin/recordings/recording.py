@@ -9,10 +9,12 @@ from anybody's Caffe. Every recording may hold
     rule             () str    "paper", "exact" or "detached", or (3,) bool: normalized
                                coefficients, margin in weight, projection; a fourth, margin in
                                bottom, may follow, absent being true. No rule means what the layer's
-                               text says in its own ``gradient`` field: PAPER, Caffe's, where it
-                               has none
+                               text says in its own ``gradient`` field; where it has none, what
+                               the layer's C++ computes: PAPER for MarginInnerProduct, EXACT for
+                               LargeMarginInnerProduct
 
-and is of the first of these kinds whose keys it has. M is the batch, N the classes, K the features;
+and is of the first of these kinds whose keys it has. Where MarginInnerProduct is named, it may be a
+LargeMarginInnerProduct as well. M is the batch, N the classes, K the features;
 D is float32 or float64, the layer's Dtype, one for the whole file.
 
 ``layer``: MarginInnerProduct, Forward once or more on one input, then one Backward.

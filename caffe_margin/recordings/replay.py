@@ -18,8 +18,8 @@ from caffe_margin.files import prototxt
 from caffe_margin.files.npz import MAX_BYTES, read_arrays
 from caffe_margin.files.upgrade import upgrade_solver
 from caffe_margin.layers.layer import Blob
-from caffe_margin.layers.margin_inner_product import MarginInnerProduct
 from caffe_margin.layers.margin_layer import ENGINES
+from caffe_margin.layers.margin_layers import MARGIN_LAYERS
 from caffe_margin.layers.softmax_with_loss import SoftmaxWithLoss
 from caffe_margin.maths.arrays import FloatArray
 from caffe_margin.maths.gradient import GradientRule
@@ -106,7 +106,7 @@ class Replay:
 
 @dataclass(frozen=True)
 class LayerReplay(Replay):
-    """MarginInnerProduct: Forward once or more on one input, then one Backward.
+    """A layer with a margin: Forward once or more on one input, then one Backward.
 
     Attributes:
         inputs: what went in.
@@ -267,7 +267,7 @@ class SoftmaxLossReplay(Replay):
 
 
 LAYER_REPLAYS: dict[str, type[LayerReplay | SoftmaxLossReplay]] = {
-    MarginInnerProduct.type: LayerReplay,
+    **dict.fromkeys(MARGIN_LAYERS, LayerReplay),
     SoftmaxWithLoss.type: SoftmaxLossReplay,
 }
 """Which layers can be replayed, alone or out of a net."""
@@ -275,7 +275,7 @@ LAYER_REPLAYS: dict[str, type[LayerReplay | SoftmaxLossReplay]] = {
 
 @dataclass(frozen=True)
 class HeadSgdReplay(Replay):
-    """T iterations of Caffe's SGD on MarginInnerProduct below SoftmaxWithLoss.
+    """T iterations of Caffe's SGD on a layer with a margin below SoftmaxWithLoss.
 
     Attributes:
         layer_param, loss_param, solver_param: the two layers, and the solver.
@@ -302,7 +302,7 @@ class HeadSgdReplay(Replay):
     def of(cls, recording: Recording) -> HeadSgdReplay:
         """Read the recording."""
         net = filter_net(recording.net(), "TRAIN")
-        layer_param = find_layer(net, None, MarginInnerProduct.type)
+        layer_param = find_layer(net, None, MARGIN_LAYERS)
         loss_param = find_layer(net, None, SoftmaxWithLoss.type)
         solver_param = _read_solver(recording)
         x, label = recording.floats("fc5"), recording.array("label", "fiu")

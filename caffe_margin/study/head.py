@@ -1,4 +1,4 @@
-"""The head of a net, MarginInnerProduct below SoftmaxWithLoss, and the batch it is measured on."""
+"""The head of a net, its margin's layer below SoftmaxWithLoss, and the batch it is measured on."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from numpy.typing import DTypeLike, NDArray
 
 from caffe_margin import caffe_margin_pb2 as pb
 from caffe_margin.layers.checks import row_lengths
-from caffe_margin.layers.margin_inner_product import MarginInnerProduct
+from caffe_margin.layers.margin_layers import margin_layer
 from caffe_margin.layers.softmax_with_loss import SoftmaxWithLoss
 from caffe_margin.maths.annealing import Annealing
 from caffe_margin.maths.arrays import FloatArray
 from caffe_margin.maths.gradient import GradientRule
+from caffe_margin.nets.margin import margin_param
 
 
 @dataclass(frozen=True)
@@ -35,14 +36,14 @@ class Head:
     """The layer and the loss, at an iteration, under a rule, on a weight.
 
     Args:
-        layer_param: the MarginInnerProduct layer; its ``lr_mult`` and blobs do not count.
+        layer_param: a layer of `MARGIN_LAYERS`; its ``lr_mult`` and blobs do not count.
         weight: (N, K); copied.
         iteration: which Forward the next one is, for lambda.
         gradient: the rule.
         dtype: of the computation; None for that of the weight.
 
     Attributes:
-        layer: the `MarginInnerProduct`.
+        layer: the layer.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class Head:
         gradient: GradientRule,
         dtype: DTypeLike | None = None,
     ) -> None:
-        self.layer = MarginInnerProduct.from_param(layer_param, gradient=gradient, dtype=dtype)
+        self.layer = margin_layer(layer_param, gradient=gradient, dtype=dtype)
         self.layer.param_propagate_down = [True]
         self.layer.weight = weight
         self.layer.iteration = iteration - 1
@@ -78,7 +79,7 @@ class Batch:
     """What the measures run on.
 
     Attributes:
-        layer_param: the MarginInnerProduct layer.
+        layer_param: the layer.
         iteration: which Forward it is, for lambda; the prototxt's first is its ``iteration`` + 1.
         x: features, of the layer's bottom shape.
         label: their labels.
@@ -94,12 +95,12 @@ class Batch:
     @property
     def m(self) -> int:
         """The margin."""
-        return self.layer_param.margin_inner_product_param.type + 1
+        return margin_param(self.layer_param).type + 1
 
     @property
     def annealing(self) -> Annealing:
         """Lambda over the layer's run."""
-        return Annealing.of(self.layer_param.margin_inner_product_param)
+        return Annealing.of(margin_param(self.layer_param))
 
     def head(self, gradient: GradientRule, dtype: DTypeLike | None = None) -> Head:
         """Return the head under a rule."""
@@ -113,7 +114,7 @@ class Batch:
         flat = pb.LayerParameter()
         flat.CopyFrom(self.layer_param)
         flat.ClearField("blobs")
-        flat.margin_inner_product_param.ClearField("axis")
+        margin_param(flat).ClearField("axis")
         weight = self.weight.astype(np.float64)
         weight /= row_lengths(weight, "the weight")[:, None]
         return replace(

@@ -12,6 +12,7 @@ from caffe_margin import caffe_margin_pb2 as pb
 from caffe_margin.maths.annealing import Annealing
 from caffe_margin.maths.arrays import FloatArray
 from caffe_margin.maths.gradient import EXACT, GradientRule
+from caffe_margin.nets.margin import margin_param
 from caffe_margin.study.head import Gradients, Head
 
 
@@ -20,7 +21,7 @@ class Objective:
     """One batch's loss as a function of features and weight, in float64.
 
     Attributes:
-        layer_param: the MarginInnerProduct layer, with ``axis`` 1.
+        layer_param: the layer, with ``axis`` 1.
         label: (M,).
         iteration: which Forward it is, for lambda.
     """
@@ -32,12 +33,12 @@ class Objective:
     @property
     def m(self) -> int:
         """The margin."""
-        return self.layer_param.margin_inner_product_param.type + 1
+        return margin_param(self.layer_param).type + 1
 
     @property
     def lambda_(self) -> float:
         """Lambda, computed in float64."""
-        annealing = Annealing.of(self.layer_param.margin_inner_product_param)
+        annealing = Annealing.of(margin_param(self.layer_param))
         return float(annealing.lambda_at(self.iteration, np.float64))
 
     def _head(self, weight: FloatArray, rule: GradientRule) -> Head:

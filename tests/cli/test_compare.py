@@ -54,6 +54,36 @@ def test_the_real_net_at_real_size(capsys):
     assert captured.err == ""
 
 
+def test_large_margin(capsys, tmp_path):
+    """The exact rule's gradients against the layer and the loss, run here."""
+    text = NET.replace('"MarginInner', '"LargeMarginInner').replace(
+        "margin_inner_product_param", "largemargin_inner_product_param"
+    )
+    path = tmp_path / "large.prototxt"
+    path.write_text(text)
+    rng = np.random.default_rng(0)
+    x, label, weight = rng.normal(size=(7, 8)), np.arange(7) % 5, rng.normal(size=(5, 8))
+    np.savez(tmp_path / "batch.npz", x=x, label=label, weight=weight)
+    arguments = [str(path), "--features", str(tmp_path / "batch.npz"), "--iteration", "4"]
+    value = run_json(capsys, *arguments)
+    layer = cm.LargeMarginInnerProduct(5, m=3, base=20, gamma=0, power=1, lambda_min=0)
+    layer.weight = weight
+    loss_layer = cm.SoftmaxWithLoss()
+    loss = loss_layer.forward(layer.forward(x, label), label)
+    bottom_diff = layer.backward(loss_layer.backward())
+    exact = value["rules"][0]
+    assert exact["name"] == "exact"
+    assert value["loss"] == pytest.approx(loss)
+    assert exact["bottom_diff"]["norm"] == pytest.approx(np.linalg.norm(bottom_diff))
+    assert exact["weight_diff"]["norm"] == pytest.approx(np.linalg.norm(layer.blobs[0].diff))
+    assert value["rules"][1]["weight_diff"]["difference"] > 0.01
+    assert main(["compare", *arguments]) == 0
+    assert "LargeMarginInnerProduct computes the exact rule" in capsys.readouterr().out
+    assert main(["compare", *arguments, "--report", str(tmp_path / "page")]) == 2
+    assert "leave --report out" in capsys.readouterr().err
+    assert not (tmp_path / "page").exists()
+
+
 def test_defaults_come_from_the_net(net, capsys):
     value = run_json(capsys, net)
     assert (value["M"], value["N"], value["K"]) == (6, 5, 8)

@@ -52,6 +52,23 @@ def test_verify_passes(net, out, rule, dtype, capsys):
     assert {check.dtype for check in verification.checks} == {dtype}
 
 
+@pytest.mark.parametrize("options", [[], ["--gradient", "detached"]])
+def test_large_margin(tmp_path, out, options, capsys):
+    text = NET.replace('"MarginInner', '"LargeMarginInner').replace(
+        "margin_inner_product_param", "largemargin_inner_product_param"
+    )
+    path = tmp_path / "large.prototxt"
+    path.write_text(text)
+    assert main(["record", str(path), *options, "--out", str(out)]) == 0
+    rule = "detached" if options else "exact"
+    assert f"gradient  {rule}" in capsys.readouterr().out
+    recording = read_arrays(out)
+    assert str(recording["rule"]) == rule
+    assert "gradient" not in str(recording["layer"])
+    np.testing.assert_array_equal(recording["blob0_data"], recording["blob0_data_before"])
+    assert verify(out).ok
+
+
 def test_the_layer_is_one_that_caffe_can_read(net, out):
     main(["record", net, "--layer", "fc6", "--iteration", "9", "--out", str(out)])
     recording = read_arrays(out)

@@ -50,6 +50,19 @@ def test_the_rewritten_net_has_the_same_schedule(tmp_path, capsys):
     assert outputs[0] == outputs[1]
 
 
+def test_large_margin_has_the_same_schedule(tmp_path, state, capsys):
+    """Of the same parameters, in the table and for the line that resumes."""
+    text = MODEL.read_text().replace('"MarginInner', '"LargeMarginInner')
+    path = tmp_path / "net.prototxt"
+    path.write_text(text.replace("margin_inner_product_param", "largemargin_inner_product_param"))
+    for more in ([], ["--solverstate", str(state)]):
+        outputs = []
+        for net in (str(MODEL), str(path)):
+            assert main(["schedule", net, *more]) == 0
+            outputs.append(capsys.readouterr().out.replace(net, "NET"))
+        assert outputs[0] == outputs[1]
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

@@ -9,13 +9,14 @@ from caffe_margin.layers.layer import Blob
 from helpers.places import DATA
 
 FOLDER = DATA / "recordings"
+LARGE_MARGIN = DATA / "large_margin"
 
 # Of the blob's largest magnitude.
 TOLERANCE = {np.dtype(np.float64): 1e-12, np.dtype(np.float32): 2e-6}
 
 
-def recordings(pattern):
-    paths = sorted(FOLDER.glob(pattern))
+def recordings(pattern, folder=FOLDER):
+    paths = sorted(folder.glob(pattern))
     return [pytest.param(path, id=path.stem) for path in paths]
 
 

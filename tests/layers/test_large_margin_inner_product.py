@@ -9,7 +9,7 @@ from caffe_margin.layers.margin_layer import ENGINES
 from caffe_margin.maths.gradient import ALL_RULES, DETACHED, EXACT
 from helpers.margin import angles_across_every_kink, differences, make_batch, relative_error
 from helpers.psi import psi, slope
-from helpers.recorded import assert_replays, layer_param, load, recordings
+from helpers.recorded import LARGE_MARGIN, assert_replays, layer_param, load, recordings
 
 AGREEMENT = {np.float64: 1e-13, np.float32: 2e-6}
 
@@ -35,7 +35,7 @@ def message(param="num_output: 5 type: QUADRUPLE"):
 # Against the recordings
 
 
-@pytest.mark.parametrize("path", recordings("large_margin/[!h]*.npz"))
+@pytest.mark.parametrize("path", recordings("[!h]*.npz", LARGE_MARGIN))
 def test_recording(path, engine):
     recording = load(path)
     layer = LargeMarginInnerProduct.from_param(layer_param(recording), engine=engine)

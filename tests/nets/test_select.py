@@ -88,6 +88,11 @@ def test_find_layer() -> None:
     assert find_layer(whole, "fc6") == whole.layer[1]
     assert find_layer(whole, type="MarginInnerProduct") == whole.layer[1]
     assert find_layer(whole, "r2", "ReLU") == whole.layer[3]
+    assert find_layer(whole, type=("Other", "MarginInnerProduct")) == whole.layer[1]
+    with pytest.raises(ValueError, match="of type 'ReLU', not 'A' or 'B'"):
+        find_layer(whole, "r1", ("A", "B"))
+    with pytest.raises(ValueError, match="2 layers of type 'A' or 'ReLU'; name one: 'r1', 'r2'"):
+        find_layer(whole, type=("A", "ReLU"))
     assert find_layer(net('layer { name: "only" }')).name == "only"
 
 

@@ -20,11 +20,12 @@ from caffe_margin.recordings.check import compare_blob
 from caffe_margin.recordings.record import LayerRun, record
 from caffe_margin.recordings.replay import verify
 from helpers.places import ROOT
-from helpers.recorded import FOLDER, load, recordings
+from helpers.recorded import FOLDER, LARGE_MARGIN, load, recordings
 
 NET = FOLDER.parent / "caffe_net.npz"
 EXACT_RULE = FOLDER.parent / "exact_quadruple_float64.npz"
 LAYER = FOLDER / "triple_float64_annealed.npz"
+LARGE_MARGIN_LAYER = LARGE_MARGIN / "triple_float64_annealed.npz"
 LOSS = FOLDER / "softmax_loss_default.npz"
 SGD = FOLDER / "head_sgd_quadruple.npz"
 
@@ -63,6 +64,15 @@ def test_recording(path):
     inputs |= {"weight_after_iterations", "weight_after"}
     weights = {f"weight_after {i}" for i in (1, 10, 25, 40) if "sgd" in path.name}
     assert blobs == recorded - inputs | weights
+
+
+@pytest.mark.parametrize("path", recordings("*.npz", LARGE_MARGIN))
+def test_recording_of_large_margin(path):
+    verification = verify(path)
+    assert verification.ok
+    assert "LargeMargin" in verification.source
+    assert verification.kind == ("head_sgd" if "sgd" in path.name else "layer")
+    assert {check.engine for check in verification.checks} == {"fused", "line_by_line"}
 
 
 def test_kinds():
@@ -319,8 +329,8 @@ def test_signs_that_are_wrong(write, m):
 # Rules
 
 
-def our_recording(rule):
-    recording = load(LAYER)
+def our_recording(rule, path=LAYER):
+    recording = load(path)
     (layer_param,) = text_format.Parse(str(recording["layer"]), pb.NetParameter()).layer
     return record(
         layer_param,
@@ -335,6 +345,22 @@ def our_recording(rule):
 @pytest.mark.parametrize("rule", ALL_RULES, ids=lambda rule: rule.name)
 def test_recorded_under_a_rule(write, rule):
     assert verify(write(our_recording(rule))).ok
+
+
+@pytest.mark.parametrize("rule", ALL_RULES, ids=lambda rule: rule.name)
+def test_large_margin_recorded_under_a_rule(write, rule):
+    recording = our_recording(rule, LARGE_MARGIN_LAYER)
+    assert verify(write(recording)).ok
+    del recording["rule"]
+    # No rule means what its C++ computes, whatever MarginInnerProduct's does.
+    assert verify(write(recording)).ok == (rule == EXACT)
+
+
+def test_rule_that_record_takes_by_itself():
+    assert [str(our_recording(None, path)["rule"]) for path in (LAYER, LARGE_MARGIN_LAYER)] == [
+        "paper",
+        "exact",
+    ]
 
 
 def test_recording_of_the_exact_rule(monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from caffe_margin import caffe_margin_pb2 as pb
+from caffe_margin.nets.margin import margin_param
 from caffe_margin.nets.rules.algebra import (
     Blobs,
     Shape,
@@ -30,9 +31,7 @@ def inner_product(layer: pb.LayerParameter, bottoms: list[Shape]) -> Blobs:
 
 def margin_inner_product(layer: pb.LayerParameter, bottoms: list[Shape]) -> Blobs:
     """MarginInnerProductLayer::LayerSetUp and Reshape; its ancestor of L-Softmax does the same."""
-    own = layer.type == "MarginInnerProduct"
-    param = layer.margin_inner_product_param if own else layer.largemargin_inner_product_param
-    bottom, label = bottoms
+    param, (bottom, label) = margin_param(layer), bottoms
     n, axis = param.num_output, canonical_axis(bottom, param.axis)
     check(n > 0, "num_output must be positive")
     m = count(bottom[:axis])
