@@ -19,35 +19,34 @@ from importlib.util import find_spec
 import caffe
 import numpy as np
 
-from caffe_margin import caffe_margin_pb2 as pb
 from caffe_margin.layers.layer import BlobLike
-from caffe_margin.layers.margin_inner_product import MarginInnerProduct
+from caffe_margin.layers.margin_layers import margin_layer
 from caffe_margin.nets.plugin_text import parse_param_str
 
 
 class MarginInnerProductLayer(caffe.Layer):
     """`MarginInnerProduct` on Caffe's own blobs.
 
-    ``param_str`` is the text of a MarginInnerProductParameter. Where it starts with a line
+    ``param_str`` is the text of the layer's parameters. Where it starts with a line
     ``# layer NAME``, errors give that name. The weight is drawn by a generator that is seeded from
     `numpy.random`, so ``numpy.random.seed`` repeats it; Caffe's own seed does not reach Python.
 
     Attributes:
-        layer: the `MarginInnerProduct`; ``net.layer_dict[NAME].layer.iteration`` is its count.
+        layer: the layer; ``net.layer_dict[NAME].layer.iteration`` is its count.
     """
+
+    _class = "MarginInnerProductLayer"
 
     def setup(self, bottom: Sequence[BlobLike], top: Sequence[BlobLike]) -> None:
         """Read ``param_str`` and fill the weight, unless the layer's message brought one."""
-        self._name, param = parse_param_str(self.param_str)
+        layer_param = parse_param_str(self.param_str, self._class)
+        self._name = layer_param.name
         with self._naming():
-            layer_param = pb.LayerParameter(
-                name=self._name, type="MarginInnerProduct", margin_inner_product_param=param
-            )
             seed = np.random.randint(2**31)  # noqa: NPY002
-            self.layer = MarginInnerProduct.from_param(layer_param, rng=seed)
+            self.layer = margin_layer(layer_param, rng=seed)
             self.layer.check_counts(len(bottom), len(top))
             self.layer.dtype = bottom[0].data.dtype
-            if not self.layer.gradient.no_projection and find_spec("numba") is None:
+            if self.layer.needs_numba() and find_spec("numba") is None:
                 raise ValueError(
                     "gradient: EXACT needs numba, which is not installed: pip install numba"
                 )
@@ -92,3 +91,9 @@ class MarginInnerProductLayer(caffe.Layer):
             kind = ValueError if isinstance(error, ValueError) else RuntimeError
             what = "" if kind is ValueError else f"{type(error).__name__}: "
             raise kind(f"layer {self._name!r}: {what}{error}") from error
+
+
+class LargeMarginInnerProductLayer(MarginInnerProductLayer):
+    """`LargeMarginInnerProduct`, L-Softmax, on Caffe's own blobs."""
+
+    _class = "LargeMarginInnerProductLayer"

@@ -45,6 +45,11 @@ def blob_of(array):
     return blob
 
 
+@pytest.fixture
+def large_margin_class(layer_class):
+    return sys.modules[layer_class.__module__].LargeMarginInnerProductLayer
+
+
 def plugin_of(layer_class, net, shapes, **kwargs):
     """The plugin as it runs in the rewritten text of a net."""
     net = text_format.Parse(plugin_text.to_python(net).text, pb.NetParameter())
@@ -90,6 +95,30 @@ def test_forty_sgd_iterations(layer_class, path):
 
 @pytest.mark.parametrize("path", recordings.recordings("*_float32_*.npz"))
 def test_recorded_layers(layer_class, path):
+    check_recorded(layer_class, path)
+
+
+@pytest.mark.parametrize("name", ["triple_float32_lambda0", "double_float32_axis2"])
+def test_recorded_large_margin(large_margin_class, name):
+    check_recorded(large_margin_class, recordings.LARGE_MARGIN / f"{name}.npz")
+
+
+def test_large_margin_takes_every_named_rule(large_margin_class, monkeypatch):
+    """Without numba too."""
+    monkeypatch.setattr(sys.modules[large_margin_class.__module__], "find_spec", lambda name: None)
+    x, label = draw(M)
+    for rule in ("paper", "exact", "detached"):
+        param = f"{PARAM} gradient: {rule.upper()}"
+        plugin = PythonLayer(large_margin_class, param, [(M, K), (M,)])
+        layer = cm.LargeMarginInnerProduct(N, base=1000, gamma=0.12, power=1, gradient=rule)
+        layer.weight = plugin.weight.data
+        top_diff = np.ones((M, N), np.float32)
+        np.testing.assert_array_equal(plugin.forward(x, label), layer.forward(x, label))
+        np.testing.assert_array_equal(plugin.backward(top_diff), layer.backward(top_diff))
+        np.testing.assert_array_equal(plugin.weight.diff, layer.blobs[0].diff)
+
+
+def check_recorded(layer_class, path):
     recorded = recordings.load(path)
     x, label = recorded["bottom0_data"], recorded["bottom1_data"]
     plugin = plugin_of(layer_class, str(recorded["layer"]), [x.shape, label.shape])

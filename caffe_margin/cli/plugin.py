@@ -24,10 +24,11 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
         run,
         summary="make a net run in a Caffe that lacks the layer",
         description=(
-            "Turn the MarginInnerProduct layers of a net into Python layers, which a Caffe built\n"
-            "with WITH_PYTHON_LAYER=1 runs without the authors' C++. Nothing else in the text\n"
-            "changes, and weights fit both nets. The Python of that Caffe must find caffe_margin\n"
-            "and caffe's own python folder: PYTHONPATH=… caffe train --solver=…"
+            "Turn the MarginInnerProduct and LargeMarginInnerProduct layers of a net into Python\n"
+            "layers, which a Caffe built with WITH_PYTHON_LAYER=1 runs without the authors' C++.\n"
+            "Nothing else in the text changes, and weights fit both nets. The Python of that\n"
+            "Caffe must find caffe_margin and caffe's own python folder: PYTHONPATH=… caffe train\n"
+            "--solver=…"
         ),
         example=(
             "caffe-margin plugin sphereface_model.prototxt -o plugin.prototxt\n"
@@ -43,7 +44,7 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
         help="write the net here (default: standard output)",
     )
     command.add_argument(
-        "--reverse", action="store_true", help="turn the Python layers back into the C++ layer"
+        "--reverse", action="store_true", help="turn the Python layers back into the C++ layers"
     )
 
 
@@ -51,6 +52,7 @@ def run(options: argparse.Namespace) -> int:
     """Write the net."""
     from caffe_margin.files import prototxt
     from caffe_margin.nets import plugin_text
+    from caffe_margin.nets.margin import FIELDS, margin_param
 
     net = read_net_as_written(options)
     if any(layer.blobs for layer in net.layer):
@@ -65,13 +67,17 @@ def run(options: argparse.Namespace) -> int:
     else:
         sys.stdout.flush()
         sys.stdout.buffer.write(new.text.encode("utf-8", "surrogateescape"))
-    to = "a MarginInnerProduct" if options.reverse else "a Python"
-    for name in new.layers:
-        complain(f"layer {name!r} is {to} layer now")
+    margins = []
     if options.reverse:
         plugin_text.restore(net, filename=options.net)
-        for layer in net.layer:
-            if layer.margin_inner_product_param.HasField("gradient"):
+        margins = [layer for layer in net.layer if layer.type in FIELDS]
+    types = {layer.name: layer.type for layer in margins}
+    for name in new.layers:
+        now = types.get(name, "Python")
+        complain(f"layer {name!r} is a {now} layer now")
+    if options.reverse:
+        for layer in margins:
+            if margin_param(layer).HasField("gradient"):
                 warnings.warn(
                     f"layer {layer.name!r}: the C++ knows no `gradient`; take that line out for it",
                     stacklevel=1,

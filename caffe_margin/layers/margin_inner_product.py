@@ -118,6 +118,10 @@ class MarginInnerProduct(MarginLayer):
         """Whether the rule stores the normalised weight."""
         return self.gradient.no_projection
 
+    def needs_numba(self) -> bool:
+        """Whether the fused engine runs compiled passes."""
+        return not self.gradient.no_projection
+
     def score_lengths(
         self, x_norm: FloatArray, weight_norm: FloatArray, label: NDArray[np.intp]
     ) -> tuple[FloatArray, str]:

@@ -56,6 +56,10 @@ class MarginLayer(Layer):
         """Whether Forward changes the stored weight."""
         raise NotImplementedError
 
+    def needs_numba(self) -> bool:
+        """Whether the fused engine runs compiled passes."""
+        return False
+
     def score_lengths(
         self, x_norm: FloatArray, weight_norm: FloatArray, label: NDArray[np.intp]
     ) -> tuple[FloatArray, str]:

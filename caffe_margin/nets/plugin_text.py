@@ -1,9 +1,10 @@
-"""MarginInnerProduct layers made into Python layers, for a Caffe without the C++, and back.
+"""The layers with a margin made into Python layers, for a Caffe without the C++, and back.
 
 The text of a net is edited in place: what is neither the layer's ``type`` nor its parameters stays
-as it is, comments and blanks with it. Each line of ``margin_inner_product_param`` becomes one of
-``param_str``'s strings, which can be edited by hand. Their first is a comment with the layer's
-name: Caffe does not tell a Python layer what it is called.
+as it is, comments and blanks with it. Each line of ``margin_inner_product_param``, or of
+``largemargin_inner_product_param``, becomes one of ``param_str``'s strings, which can be edited by
+hand. Their first is a comment with the layer's name: Caffe does not tell a Python layer what it is
+called.
 """
 
 from __future__ import annotations
@@ -16,9 +17,12 @@ from typing import NamedTuple
 from caffe_margin import caffe_margin_pb2 as pb
 from caffe_margin.files import prototxt, text_format
 from caffe_margin.files.text_format import ParseError, Span
+from caffe_margin.nets.margin import FIELDS, margin_param
 from caffe_margin.nets.select import find_layer
 
-MODULE, LAYER = "caffe_margin.pycaffe", "MarginInnerProductLayer"
+MODULE = "caffe_margin.pycaffe"
+TYPES = {f"{type}Layer": type for type in FIELDS}
+"""The types of layer that the module's classes stand for."""
 
 _OPENING = re.compile(r"(?:[\w:\s]|#[^\n]*\n)*[{<]")
 _BLANKS = re.compile(r"\s*")
@@ -33,35 +37,35 @@ class Rewritten(NamedTuple):
 
 
 def to_python(text: str, *, filename: str = "<text>") -> Rewritten:
-    """Make the MarginInnerProduct layers of a net into Python layers.
+    """Make the layers with a margin of a net into Python layers.
 
     Raises:
         ParseError: the text is no net, or the layer's parameters have a field that the schema
             lacks, which the plugin would refuse.
         ValueError: there is no such layer, it has no parameters, or the net is of the old form.
     """
-    net, changed = _layers(text, filename, lambda layer: layer.type == "MarginInnerProduct")
+    net, changed = _layers(text, filename, lambda layer: layer.type in FIELDS)
     if not changed:
         if names := [layer.name for layer in net.layer if is_plugin(layer)]:
             raise ValueError(f"{filename}: {', '.join(map(repr, names))} is a Python layer already")
         try:
-            find_layer(net, type="MarginInnerProduct")  # says what there is instead
+            find_layer(net, type=FIELDS)  # says what there is instead
         except ValueError as error:
             raise ValueError(f"{filename}: {error}") from None
     edits = []
     for layer in changed:
-        param = layer.entry("margin_inner_product_param")
+        type = layer.message.type
+        param = layer.entry(FIELDS[type])
         inside = _inside(text, param)
-        text_format.parse(
-            text, pb.MarginInnerProductParameter(), filename=filename, strict=True, part=inside
-        )
+        parsed = margin_param(pb.LayerParameter(type=type))
+        text_format.parse(text, parsed, filename=filename, strict=True, part=inside)
         comment = _name_comment(layer.message.name)
         lines = [comment] if comment else []
         lines += _lines(text[inside])
         python_param = [
             "python_param {",
             f'{layer.step}module: "{MODULE}"',
-            f'{layer.step}layer: "{LAYER}"',
+            f'{layer.step}layer: "{type}Layer"',
             f"{layer.step}param_str:",
             *(f"{2 * layer.step}{_quote(line)}" for line in lines),
             "}",
@@ -72,10 +76,10 @@ def to_python(text: str, *, filename: str = "<text>") -> Rewritten:
 
 
 def from_python(text: str, *, filename: str = "<text>") -> Rewritten:
-    """Make the plugin's Python layers of a net into MarginInnerProduct layers again.
+    """Make the plugin's Python layers of a net into layers with a margin again.
 
     Raises:
-        ParseError: the text is no net, or a ``param_str`` no MarginInnerProductParameter.
+        ParseError: the text is no net, or a ``param_str`` not the parameters of one.
         ValueError: there is no such layer, or the net is of the old form.
     """
     _, changed = _layers(text, filename, is_plugin)
@@ -85,60 +89,75 @@ def from_python(text: str, *, filename: str = "<text>") -> Rewritten:
     for layer in changed:
         entry, param_str = layer.entry("python_param"), layer.message.python_param.param_str
         try:
-            _parse_param_str(param_str, layer.message.name)
+            _restored(layer.message)
         except ParseError as error:
             source = f"{layer.place(entry)}: {error.filename}"
             raise ParseError(error.args[0], source, error.line, error.column) from None
         body = param_str.removeprefix(_name_comment(layer.message.name))
-        param = f"margin_inner_product_param {{ {body} }}"
+        type = TYPES[layer.message.python_param.layer]
+        param = f"{FIELDS[type]} {{ {body} }}"
         if "\n" in body or "#" in body:
             lines = textwrap.indent(body.rstrip("\n"), layer.step)
-            param = f"margin_inner_product_param {{\n{lines}\n}}"
-        edits.append((layer.entry("type"), 'type: "MarginInnerProduct"'))
+            param = f"{FIELDS[type]} {{\n{lines}\n}}"
+        edits.append((layer.entry("type"), f'type: "{type}"'))
         edits.append((entry, layer.indented(entry, param)))
     return Rewritten(_apply(edits, text), [layer.message.name for layer in changed])
 
 
 def restore(net: pb.NetParameter, *, filename: str = "<net>") -> None:
-    """Make the plugin's Python layers of a message MarginInnerProduct layers again, in place.
+    """Make the plugin's Python layers of a message layers with a margin again, in place.
 
     Args:
         net: the message.
         filename: the name that errors give.
 
     Raises:
-        ParseError: a ``param_str`` is no MarginInnerProductParameter.
+        ParseError: a ``param_str`` is not the parameters of one.
     """
     for layer in net.layer:
         if is_plugin(layer):
-            param_str = layer.python_param.param_str
-            param = _parse_param_str(param_str, layer.name, f"{filename}: ")
-            layer.type = "MarginInnerProduct"
-            layer.ClearField("python_param")
-            layer.margin_inner_product_param.CopyFrom(param)
+            layer.CopyFrom(_restored(layer, f"{filename}: "))
 
 
 def is_plugin(layer: pb.LayerParameter) -> bool:
     """Say whether a layer is the plugin."""
     python = layer.python_param
-    return layer.type == "Python" and (python.module, python.layer) == (MODULE, LAYER)
+    return layer.type == "Python" and python.module == MODULE and python.layer in TYPES
 
 
-def parse_param_str(param_str: str) -> tuple[str, pb.MarginInnerProductParameter]:
-    """Return the layer's name and its parameters; the class's name where no comment has it.
+def parse_param_str(param_str: str, layer: str) -> pb.LayerParameter:
+    """Return the layer that the plugin stands for.
+
+    Args:
+        param_str: its parameters; the layer's name, if the first line is a comment that has it.
+        layer: the plugin's class, which is the name otherwise.
 
     Raises:
-        ParseError: ``param_str`` is no MarginInnerProductParameter.
+        ParseError: ``param_str`` is not the parameters of such a layer.
     """
     comment = _NAME_COMMENT.match(param_str)
-    name = comment[1] if comment else LAYER
-    return name, _parse_param_str(param_str, name)
+    plugin = pb.LayerParameter(name=comment[1] if comment else layer)
+    plugin.python_param.layer, plugin.python_param.param_str = layer, param_str
+    return _restored(plugin)
 
 
-def _parse_param_str(param_str: str, name: str, where: str = "") -> pb.MarginInnerProductParameter:
-    source = f"{where}param_str of layer {name!r}"
-    param = pb.MarginInnerProductParameter()
-    return prototxt.parse_text(param_str, param, filename=source, strict=True)
+def _restored(plugin: pb.LayerParameter, where: str = "") -> pb.LayerParameter:
+    """Return the layer that a Python layer of the plugin stands for.
+
+    Raises:
+        ParseError: its ``param_str`` is not the parameters of such a layer.
+    """
+    layer = pb.LayerParameter()
+    layer.CopyFrom(plugin)
+    layer.ClearField("python_param")
+    layer.type = TYPES[plugin.python_param.layer]
+    param, text = margin_param(layer), plugin.python_param.param_str
+    param.Clear()
+    param.SetInParent()  # there may be nothing in the text
+    prototxt.parse_text(
+        text, param, filename=f"{where}param_str of layer {plugin.name!r}", strict=True
+    )
+    return layer
 
 
 def _name_comment(name: str) -> str:

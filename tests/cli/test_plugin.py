@@ -51,6 +51,22 @@ def test_gradient_is_no_field_of_caffes(tmp_path, capsys):
     assert path.read_text() == text
 
 
+def test_large_margin(tmp_path, capfd):
+    text = MODEL.read_text().replace('"MarginInner', '"LargeMarginInner')
+    text = text.replace("margin_inner_product_param", "largemargin_inner_product_param")
+    text = text.replace("iteration: 0", "iteration: 0 gradient: DETACHED")
+    path = tmp_path / "net.prototxt"
+    path.write_text(text)
+    assert main(["plugin", str(path), "-o", str(path)]) == 0
+    assert 'layer: "LargeMarginInnerProductLayer"' in path.read_text()
+    capfd.readouterr()
+    assert main(["plugin", "--reverse", str(path), "-o", str(path)]) == 0
+    err = capfd.readouterr().err
+    assert "layer 'fc6' is a LargeMarginInnerProduct layer now" in err
+    assert "warning: layer 'fc6': the C++ knows no `gradient`" in err
+    assert path.read_text() == text
+
+
 @pytest.mark.parametrize("reverse", [[], ["--reverse"]])
 def test_weights_are_left_alone(tmp_path, capsys, reverse):
     path = tmp_path / "net.caffemodel"

@@ -185,8 +185,34 @@ def test_errors():
 
 
 def test_name_of_the_layer():
-    assert plugin_text.parse_param_str("# layer fc 6\nnum_output: 3")[0] == "fc 6"
+    plugin = "MarginInnerProductLayer"
+    assert plugin_text.parse_param_str("# layer fc 6\nnum_output: 3", plugin).name == "fc 6"
     for text in ("num_output: 3", "# fc6\nnum_output: 3", "num_output: 3\n# layer fc6\n"):
-        name, param = plugin_text.parse_param_str(text)
-        assert name == "MarginInnerProductLayer"
-        assert param.num_output == 3
+        layer = plugin_text.parse_param_str(text, plugin)
+        assert (layer.name, layer.type) == (plugin, "MarginInnerProduct")
+        assert layer.margin_inner_product_param.num_output == 3
+
+
+def test_large_margin():
+    """The same text but for the names, there and back, as text and as a message."""
+    large, plugin = (
+        text.replace("MarginInnerProduct", "LargeMarginInnerProduct").replace(
+            "margin_inner_product_param", "largemargin_inner_product_param"
+        )
+        for text in (LAYER, PLUGIN)
+    )
+    assert to_python(large) == (plugin, ["fc6"])
+    assert from_python(plugin) == (large, ["fc6"])
+    message = parse(plugin)
+    plugin_text.restore(message)
+    assert message == parse(large)
+    assert to_python(large + LAYER.replace("fc6", "fc7")).layers == ["fc6", "fc7"]
+    with pytest.raises(ParseError, match="'tipe' is no"):
+        to_python(large.replace("type: QUADRUPLE", "tipe: QUADRUPLE"))
+
+
+def test_large_margin_of_no_parameters():
+    text = 'layer { type: "LargeMarginInnerProduct" largemargin_inner_product_param {} }'
+    message = parse(to_python(text).text)
+    plugin_text.restore(message)
+    assert message == parse(text)
