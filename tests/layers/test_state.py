@@ -5,7 +5,7 @@ import pytest
 
 import caffe_margin as cm
 from caffe_margin.kernels import caffe_math, fused, margin_inner_product
-from caffe_margin.layers.margin_inner_product import ENGINES
+from caffe_margin.layers.margin_layer import ENGINES
 
 RULES = ["paper", "exact", "detached"]
 
