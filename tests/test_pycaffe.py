@@ -185,6 +185,17 @@ def test_exact_gradient(layer_class):
     np.testing.assert_allclose(along, 0, atol=1e-5)
 
 
+def test_detached_gradient(layer_class):
+    plugin = PythonLayer(layer_class, PARAM + " gradient: DETACHED", [(M, K), (M,)])
+    layer = cm.MarginInnerProduct(N, gradient="detached")
+    layer.weight = plugin.weight.data
+    np.testing.assert_array_equal(plugin.forward(*draw(M)), layer.forward(*draw(M)))
+    top_diff = np.ones((M, N), np.float32)
+    np.testing.assert_array_equal(plugin.backward(top_diff), layer.backward(top_diff))
+    np.testing.assert_array_equal(plugin.weight.diff, layer.blobs[0].diff)
+    np.testing.assert_array_equal(plugin.weight.data, layer.weight)
+
+
 def test_weight_diff_is_added_to_and_bottom_diff_set(plugin):
     plugin.forward(*draw(M))
     once = plugin.backward(np.ones((M, N))).copy()

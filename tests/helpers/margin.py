@@ -2,6 +2,11 @@
 
 import numpy as np
 
+from caffe_margin.maths.gradient import ALL_RULES
+from helpers.psi import psi, slope
+
+NOT_NORMALIZED = [rule for rule in ALL_RULES if not rule.normalized_coefficients]
+
 
 def make_batch(M=6, N=5, K=4, dtype=np.float64, seed=0):
     """Features, labels, a weight of uneven norms and a top diff."""
@@ -59,3 +64,49 @@ def angles_across_every_kink(m, K=6, N=7, seed=3):
 
 def relative_error(got, expected):
     return np.linalg.norm(got - expected) / np.linalg.norm(expected)
+
+
+def check_rule(layer, score_length):
+    """Hold a rule of `NOT_NORMALIZED` to differences of a forward in which the detached is held.
+
+    The label's columns alone, at lambda 0.5; what has no projection is in closed form.
+
+    Args:
+        layer: of five classes, with a base of 0.5.
+        score_length: what multiplies psi, of x and the samples' own rows of the weight.
+    """
+    x, _, weight, _ = make_batch(M=5, N=5)
+    label, lambda_, m, rule = np.arange(5), 0.5, layer.m, layer.gradient
+    g = np.array([1.0, -2.0, 0.5, 3.0, -1.0])
+    layer.weight = weight
+    top = layer.forward(x, label)
+    bottom_diff = layer.backward(np.diag(g))
+
+    def cosine(x, own):
+        return (x * own).sum(axis=1) / (np.linalg.norm(x, axis=1) * np.linalg.norm(own, axis=1))
+
+    cos = cosine(x, weight)
+    margin = psi(np.arccos(cos), m) - cos
+
+    def scores(x, own, detached=False):
+        c = cosine(x, own)
+        held = margin if detached else psi(np.arccos(c), m) - c
+        return score_length(x, own) * (c + held / (1 + lambda_))
+
+    def differences(at, scores):
+        gradient = np.empty_like(at)
+        for k in range(at.shape[1]):
+            step = np.zeros_like(at)
+            step[:, k] = 1e-6 * np.linalg.norm(at, axis=1)
+            gradient[:, k] = g * (scores(at + step) - scores(at - step)) / (2 * step[:, k])
+        return gradient
+
+    np.testing.assert_allclose(top[label, label], scores(x, weight), rtol=1e-8)
+    expected = differences(x, lambda x: scores(x, weight, rule.detached_in_bottom))
+    np.testing.assert_allclose(bottom_diff, expected, rtol=1e-6, atol=1e-6)
+    expected = differences(weight, lambda own: scores(x, own, rule.detached_in_weight))
+    if rule.no_projection:
+        # What it leaves out is along w_y, and what it keeps along x.
+        up = 1.0 if rule.detached_in_weight else slope(np.arccos(cos), m)
+        expected = (g * (up + lambda_) / (1 + lambda_))[:, None] * x
+    np.testing.assert_allclose(layer.blobs[0].diff, expected, rtol=1e-6, atol=1e-6)

@@ -63,7 +63,7 @@ def test_is_the_layers_apart(rule, m, dtype):
         assert_same(a, b, TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("m", [1, 4])
+@pytest.mark.parametrize("m", [1, 4, 5, 6, 7])
 def test_exact_gradient_is_the_difference_quotient(m):
     x, weight, label = make_batch(M=5, N=4, K=3)
     got = margin_softmax_loss(x, label, weight, m=m, lambda_=1, gradient="exact")
