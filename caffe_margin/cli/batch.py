@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -103,6 +104,7 @@ def read_batch(
     """
     import numpy as np
 
+    from caffe_margin.study.features import draw_features
     from caffe_margin.study.head import Batch
 
     given, features = _read_features(options.features)
@@ -113,12 +115,17 @@ def read_batch(
     dtype = np.dtype(options.dtype or (given["x"].dtype if given else np.float32))
     rng = np.random.default_rng(options.seed)
     lead, K = _split_at_axis(layer_param, shape)
-    layer_param, weight, source = _choose_weight(options, layer_param, given, K, rng, dtype)
+    known = _lead_shape(options, layer_param, given, lead)
+    M = math.prod(known)
+    layer_param, weight, source = _choose_weight(options, layer_param, given, M, K, rng, dtype)
     if given:
         x = given["x"].astype(dtype)[: options.batch]
         label = given["label"][: options.batch]
     else:
-        x, label = _draw(options, layer_param, shape, lead, weight, rng)
+        x, label = draw_features(weight, M, rng)
+        rest = shape[len(lead) :]
+        x = x.reshape(*known, *(weight.shape[1:] if None in rest else rest))
+        label = label.reshape(known)
         features = f"drawn, angles to the own class cover 0 to pi, seed {options.seed}"
     iteration, reason = _choose_iteration(options, layer_param)
     batch = Batch(layer_param, iteration, x, label, weight)
@@ -182,67 +189,123 @@ def _split_at_axis(layer_param: pb.LayerParameter, shape: Shape) -> tuple[Shape,
     return shape[:axis], math.prod(rest) if len(rest) == len(shape) - axis else None
 
 
+def _lead_shape(
+    options: argparse.Namespace,
+    layer_param: pb.LayerParameter,
+    given: Mapping[str, np.ndarray],
+    lead: Shape,
+) -> tuple[int, ...]:
+    """Return the dimensions before the layer's axis that the batch will have."""
+    if lead and given:
+        lead = (len(given["x"][: options.batch]), *lead[1:])
+    elif lead:
+        lead = (options.batch or lead[0] or DEFAULT_BATCH, *lead[1:])
+    known = tuple(dim for dim in lead if dim is not None)
+    if len(known) < len(lead):
+        raise ValueError(
+            f"the net does not say the shape of the bottom of layer {layer_param.name!r}"
+        )
+    return known
+
+
 def _choose_weight(
     options: argparse.Namespace,
     layer_param: pb.LayerParameter,
     given: Mapping[str, np.ndarray],
+    M: int,
     K: int | None,
     rng: np.random.Generator,
     dtype: np.dtype,
 ) -> tuple[pb.LayerParameter, FloatArray, str]:
     """Return the layer that the weight is for, the weight, and where it comes from, in words."""
+    from caffe_margin import caffe_margin_pb2 as pb
     from caffe_margin.nets import fillers
     from caffe_margin.nets.margin import margin_param
 
     name, param = layer_param.name, margin_param(layer_param)
+    weight: FloatArray | None = None
     if options.weights is not None:
         weight, source = _weight_of(options.weights, name), f"from {options.weights}"
     elif "weight" in given:
         weight, source = given["weight"], f"from {options.features}"
     elif K is not None:
-        source = f"drawn by the filler {param.weight_filler.type!r}, seed {options.seed}"
+        filler = param.weight_filler
+        if all_zero := filler.type == "constant" and not filler.value:
+            filler = pb.FillerParameter(type="xavier")
+        source = f"drawn by the filler {filler.type!r}, seed {options.seed}"
+        if all_zero:
+            source += ", for the net's own fills with zeros"
         in_net = param.num_output
         if given and (classes := _classes_of(given["label"], in_net)):
             source += f", for the {classes} classes of the labels: the net has {in_net}"
             layer_param = type(layer_param).FromString(layer_param.SerializeToString())
             param = margin_param(layer_param)
             param.num_output = classes
-        weight = fillers.fill(param.weight_filler, (param.num_output, K), rng, dtype.type)
     else:
         raise ValueError(
-            f"the net does not say how many features layer {name!r} gets: give --features or "
-            f"--weights"
+            f"the net does not say how many features layer {name!r} gets: give --shape, "
+            f"--features or --weights"
         )
-    if len(weight) != param.num_output or K not in (None, weight.shape[1]):
-        raise ValueError(
-            f"the weight, {source}, is {weight.shape}; layer {name!r} needs "
-            f"({param.num_output}, {'K' if K is None else K})"
-        )
+    N = param.num_output
+    if weight is not None:
+        if weight.shape != (N, weight.shape[-1] if K is None else K):
+            raise ValueError(
+                f"the weight, {source}, is {weight.shape}; layer {name!r} needs "
+                f"({N}, {'K' if K is None else K})"
+            )
+        K = weight.shape[1]
+    assert K is not None
+    check_memory(options, M, N, K, dtype)
+    if weight is None:
+        weight = fillers.fill(filler, (N, K), rng, dtype.type)
     return layer_param, weight.astype(dtype), source
 
 
-def _draw(
-    options: argparse.Namespace,
-    layer_param: pb.LayerParameter,
-    shape: Shape,
-    lead: Shape,
-    weight: FloatArray,
-    rng: np.random.Generator,
-) -> tuple[FloatArray, np.ndarray]:
-    """Return features and labels of the layer's bottom shape, drawn."""
-    from caffe_margin.study.features import draw_features
+def check_memory(options: argparse.Namespace, M: int, N: int, K: int, dtype: np.dtype) -> None:
+    """Raise ValueError where the machine lacks the memory that the command will take."""
+    report = bool(vars(options).get("report"))
+    needed, free = bytes_of(M, N, K, dtype.itemsize, report), free_memory()
+    if free is None or needed <= free:
+        return
+    fits = bytes_of(1, N, K, dtype.itemsize, report) <= free
+    raise ValueError(
+        f"a batch of M = {M}, N = {N}, K = {K} in {dtype} takes some {_show_bytes(needed)} of "
+        f"memory{' with --report' * report}, and {_show_bytes(free)} are free: "
+        + ("give a smaller --batch" if fits else "no --batch is small enough")
+    )
 
-    rest = shape[len(lead) :]
-    if lead:
-        lead = (options.batch or lead[0] or DEFAULT_BATCH, *lead[1:])
-    known = [dim for dim in lead if dim is not None]
-    if len(known) < len(lead):
-        raise ValueError(
-            f"the net does not say the shape of the bottom of layer {layer_param.name!r}"
-        )
-    x, label = draw_features(weight, math.prod(known), rng)
-    features = weight.shape[1:] if None in rest else rest
-    return x.reshape(*known, *features), label.reshape(known)
+
+def bytes_of(M: int, N: int, K: int, itemsize: int, report: bool) -> int:
+    """Return about how much memory a command takes at its peak, in bytes.
+
+    Forward and Backward hold three (M, N) arrays in the layer's dtype: the scores, their
+    probabilities, and the diff. Of each (M, K) and (N, K) there are seven, and three in float64
+    that draw or measure it. What the page shows is all computed in float64.
+    """
+    layer = 3 * itemsize * M * N + (7 * itemsize + 24) * (M + N) * K
+    study = 8 * (4 * M * N + 11 * (M + N) * K)
+    return max(layer, study) if report else layer
+
+
+def free_memory() -> int | None:
+    """Return how much memory is to be had without swapping, in bytes; None where none knows."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            fields = dict(line.split(":", 1) for line in file)
+        return int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, ValueError, LookupError):
+        pass
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def _show_bytes(size: float) -> str:
+    units = ["B", "KiB", "MiB", "GiB", "TiB"]
+    while size >= 1024 and len(units) > 1:
+        size, units = size / 1024, units[1:]
+    return f"{size:,.1f} {units[0]}"
 
 
 def _check_features(given: Mapping[str, np.ndarray], path: str) -> None:
