@@ -12,18 +12,22 @@ the work of Weiyang Liu, Yandong Wen and others (wy1iu/sphereface, wy1iu/LargeMa
 MIT).
 """
 
-from caffe_margin.files.prototxt import (
-    ParseError,
-    read_net,
-    read_solver,
-    write_net,
-)
-from caffe_margin.files.weights import read_weights, write_weights
-from caffe_margin.layers.large_margin_inner_product import LargeMarginInnerProduct
-from caffe_margin.layers.margin_inner_product import MarginInnerProduct
-from caffe_margin.layers.margin_softmax_loss import MarginSoftmaxLoss, margin_softmax_loss
-from caffe_margin.layers.softmax_with_loss import SoftmaxWithLoss
-from caffe_margin.maths.gradient import DETACHED, EXACT, PAPER, GradientRule
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from caffe_margin.files.prototxt import (
+        ParseError,
+        read_net,
+        read_solver,
+        write_net,
+    )
+    from caffe_margin.files.weights import read_weights, write_weights
+    from caffe_margin.layers.large_margin_inner_product import LargeMarginInnerProduct
+    from caffe_margin.layers.margin_inner_product import MarginInnerProduct
+    from caffe_margin.layers.margin_softmax_loss import MarginSoftmaxLoss, margin_softmax_loss
+    from caffe_margin.layers.softmax_with_loss import SoftmaxWithLoss
+    from caffe_margin.maths.gradient import DETACHED, EXACT, PAPER, GradientRule
 
 __all__ = [
     "DETACHED",
@@ -43,7 +47,27 @@ __all__ = [
     "write_weights",
 ]
 
+_PLACES = (
+    "maths.gradient",
+    "files.prototxt",
+    "files.weights",
+    "layers.margin_inner_product",
+    "layers.large_margin_inner_product",
+    "layers.margin_softmax_loss",
+    "layers.softmax_with_loss",
+)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name when it is first asked for: the command can be stopped from its start."""
+    if name in __all__:
+        for place in _PLACES:
+            found = vars(import_module(f"{__name__}.{place}"))
+            if name in found:
+                return globals().setdefault(name, found[name])
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 def __dir__() -> list[str]:
     """Show the API, and not the rooms behind it."""
-    return [*__all__, *(name for name in globals() if name.startswith("__"))]
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

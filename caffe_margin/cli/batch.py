@@ -279,10 +279,10 @@ def bytes_of(M: int, N: int, K: int, itemsize: int, report: bool) -> int:
     """Return about how much memory a command takes at its peak, in bytes.
 
     Forward and Backward hold three (M, N) arrays in the layer's dtype: the scores, their
-    probabilities, and the diff. Of each (M, K) and (N, K) there are seven, and three in float64
-    that draw or measure it. What the page shows is all computed in float64.
+    probabilities, and the diff. Of each (M, K) and (N, K) there are five, and more in float64 that
+    draw or measure it. What the page shows is all computed in float64.
     """
-    layer = 3 * itemsize * M * N + (7 * itemsize + 24) * (M + N) * K
+    layer = 3 * itemsize * M * N + (5 * itemsize + 18) * (M + N) * K
     study = 8 * (4 * M * N + 11 * (M + N) * K)
     return max(layer, study) if report else layer
 

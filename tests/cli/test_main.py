@@ -1,4 +1,5 @@
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ import pytest
 
 from caffe_margin import cli
 from caffe_margin.cli import main
-from helpers.places import DATA, MODELS
+from helpers.places import DATA, MODELS, ROOT
 
 
 @pytest.mark.parametrize("arguments", [[], ["nosuch"], ["inspect"], ["inspect", "--nosuch", "x"]])
@@ -171,3 +172,35 @@ def test_a_file_name_that_is_no_text(tmp_path):
     )
     assert result.returncode == 0
     assert rb"net-\udcff.prototxt: 2 layers in TRAIN" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        "import runpy; runpy.run_module('caffe_margin', run_name='__main__', alter_sys=True)",
+        "from importlib.metadata import EntryPoint\n"
+        "sys.exit(EntryPoint('caffe-margin', SCRIPT, 'console_scripts').load()())",
+    ],
+    ids=["module", "script"],
+)
+@pytest.mark.parametrize("module", ["numpy", "google.protobuf", "argparse", "caffe_margin.cli"])
+def test_interrupted_while_it_imports(start, module):
+    # As a signal would, in the middle of an import.
+    code = f"""
+import sys
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            raise KeyboardInterrupt
+sys.modules.pop({module!r}, None)
+sys.meta_path.insert(0, Interrupt())
+sys.argv = ["caffe-margin", "inspect", "models/sphereface_model.prototxt"]
+"""
+    script = re.search('^caffe-margin = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.M)
+    result = subprocess.run(
+        [sys.executable, "-c", code + start.replace("SCRIPT", repr(script[1]))],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "")
