@@ -142,11 +142,11 @@ HEADS = (
     PublishedHead(
         "opensphere SphereFace, SphereFace-R H (v0, v1, v2)", _margin(MARGIN, DETACHED), True, False
     ),
-    # v2 leaves the label's column plain, and raises the others' to cos(theta_j / m).
-    PublishedHead("opensphere SphereFace-R S, v2", _margin(1, DETACHED), False, False),
     PublishedHead(
         "opensphere SphereFace-R S, v1", partial(_formula, _clipped_multiple), False, False
     ),
+    # v2 leaves the label's column plain, and raises the others' to cos(theta_j / m).
+    PublishedHead("opensphere SphereFace-R S, v2", _margin(1, DETACHED), False, False),
     PublishedHead("insightface ArcFace", _margin(MARGIN, DETACHED_PROJECTED), True, True),
     PublishedHead("TFace, FaceX-Zoo ArcFace", partial(_formula, _additive), True, True),
 )
