@@ -4,11 +4,7 @@ import numpy as np
 import pytest
 
 from caffe_margin.maths import geometry
-
-
-def psi(theta, m):
-    k = np.floor(m * theta / np.pi)
-    return (-1) ** k * np.cos(m * theta) - 2 * k
+from helpers.psi import psi
 
 
 def between(a, b):
@@ -95,3 +91,91 @@ def test_whole_m_on_either_side_of_the_bounds():
 def test_refused(m, centres, message):
     with pytest.raises(ValueError, match=message):
         geometry.claims(m, centres)
+
+
+LENGTHS = [(1.0, 1.0), (1.0, 2.0), (2.0, 1.0), (1.0, 5.0), (30.0, 0.7), (1.0, 1.05)]
+
+
+def by_argmax(m, theta_12, lengths, at):
+    """1 or 2 where the largest logit under that label is the label's own, 0 where it is neither."""
+    theta = np.stack([between(at, 0.0), between(at, theta_12)])
+    plain = np.array(lengths)[:, None] * np.cos(theta)
+    whose = np.zeros(len(at), int)
+    for label in (0, 1):
+        logits = plain.copy()
+        logits[label] = lengths[label] * psi(theta[label], m)
+        whose[logits.argmax(axis=0) == label] = label + 1
+    return whose
+
+
+@pytest.mark.parametrize("lengths", LENGTHS)
+@pytest.mark.parametrize("degrees", [3, 20, 61, 90, 140, 180])
+@pytest.mark.parametrize("m", [1, 2, 3, 4, 7])
+def test_claims_of_weights_with_lengths_against_argmax(m, degrees, lengths):
+    theta_12 = math.radians(degrees)
+    found = geometry.two_claims(m, theta_12, lengths)
+    at = (np.arange(3600) + 0.3) * (2 * np.pi / 3600)
+    ends = np.array([end for of_class in found.sectors for s in of_class for end in s])
+    if len(ends):
+        at = at[between(at[:, None], ends).min(axis=1) > 1e-9]
+    expected = by_argmax(m, theta_12, lengths, at)
+    np.testing.assert_array_equal([found.claimant(a) for a in at.tolist()], expected)
+    one, two = at[expected == 1], at[expected == 2]
+    if len(one) and len(two):
+        apart = between(one[:, None], two).min()
+        assert found.between == pytest.approx(apart, abs=4 * np.pi / 3600)
+    else:
+        assert math.isnan(found.between)
+
+
+@pytest.mark.parametrize("m", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("seed", range(8))
+def test_ends_of_sectors_in_closed_form(m, seed):
+    rng = np.random.default_rng(seed)
+    theta_12, (own, other) = rng.uniform(0.1, np.pi), rng.uniform(0.3, 3, 2)
+    ends = np.ravel(geometry.sectors(m, theta_12, own, other))
+    found = geometry.boundaries(m, theta_12, own, other)
+    np.testing.assert_allclose(np.sort((ends + np.pi) % (2 * np.pi) - np.pi), found, atol=1e-9)
+
+
+def test_without_a_margin_the_boundary_is_a_line():
+    # |w_1| cos(phi) = |w_2| cos(theta_12 - phi), solved for tan(phi).
+    theta_12, own, other = 1.3, 1.0, 2.5
+    angle = math.atan2(own - other * math.cos(theta_12), other * math.sin(theta_12))
+    ((begin, end),) = geometry.sectors(1, theta_12, own, other)
+    assert (begin, end) == (pytest.approx(angle - math.pi), pytest.approx(angle))
+
+
+@pytest.mark.parametrize("m", [2, 3, 4])
+@pytest.mark.parametrize("theta_12", [0.4, 1.5, 2.9])
+def test_equal_lengths_are_a_softmax(m, theta_12):
+    ((begin, end),), _ = geometry.two_claims(m, theta_12, (3.0, 3.0)).sectors
+    assert (-begin, end) == pytest.approx(geometry.claims(m, [0.0, theta_12]).reach[0], abs=1e-6)
+
+
+def test_a_short_weight_near_a_long_one_does_not_claim_its_own_direction():
+    # |w_1| < |w_2| cos(theta_12).
+    found = geometry.two_claims(4, math.radians(20), (1.0, 2.0))
+    assert found.claimant(0.0) != 1
+    assert geometry.two_claims(4, math.radians(20), (1.0, 1.0)).claimant(0.0) == 1
+
+
+def test_disagreements_are_where_argmax_disagrees():
+    theta_12, m = math.radians(70), 3
+    equal, longer = (geometry.two_claims(m, theta_12, lengths) for lengths in ((1, 1), (1, 2)))
+    found = geometry.disagreements(equal, longer)
+    at = (np.arange(36000) + 0.3) * (2 * np.pi / 36000)
+    a, b = (by_argmax(m, theta_12, lengths, at) for lengths in ((1, 1), (1, 2)))
+    total = sum(end - begin for begin, end, _, _ in found)
+    assert total == pytest.approx((a != b).mean() * 2 * np.pi, abs=1e-3)
+    for begin, end, first, second in found:
+        within = (at - begin) % (2 * np.pi) < end - begin
+        assert set(a[within]) == {first}
+        assert set(b[within]) == {second}
+    assert geometry.disagreements(equal, equal) == []
+
+
+@pytest.mark.parametrize("lengths", [(0, 1), (1, -1), (math.nan, 1), (1, math.inf)])
+def test_lengths_refused(lengths):
+    with pytest.raises(ValueError, match="lengths must be positive"):
+        geometry.two_claims(2, 1.0, lengths)
