@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from caffe_margin.cli.common import (
     Commands,
@@ -18,7 +18,7 @@ from caffe_margin.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from caffe_margin.maths.geometry import Claims
+    from caffe_margin.maths.geometry import Claims, TwoClaims
 
 MAX_M = 64
 
@@ -33,9 +33,11 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
         description=(
             "Show the directions that each of two classes claims at each m, and the margin\n"
             "between them; and hold the paper's bounds on m against a search: from 2 + sqrt(3)\n"
-            "on for two classes, from 3 on for more, no class is wider than the margin."
+            "on for two classes, from 3 on for more, no class is wider than the margin.\n"
+            "With --lengths, show beside it what L-Softmax makes of weights of these lengths,\n"
+            "and where the two disagree."
         ),
-        example="caffe-margin geometry --m 1 2 3 4 --out geometry.png",
+        example="caffe-margin geometry --lengths 1 2 --out geometry.png",
     )
     add_json(command)
     command.add_argument(
@@ -48,12 +50,25 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
         default=90.0,
         help="between the two classes' weights (default: 90)",
     )
+    command.add_argument(
+        "--lengths",
+        metavar="LENGTH",
+        type=_length,
+        nargs=2,
+        help="of the two weights, for L-Softmax; A-Softmax has no regard to them",
+    )
     command.add_argument("--out", metavar="FILE.png", type=png, help="draw it, at most four m")
 
 
 def _angle(text: str) -> float:
     if not 0 < (value := float(text)) <= 180:
         raise argparse.ArgumentTypeError(f"{text} is not above 0 and up to 180")
+    return value
+
+
+def _length(text: str) -> float:
+    if not 0 < (value := float(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return value
 
 
@@ -73,30 +88,33 @@ def run(options: argparse.Namespace) -> int:
     angles = np.radians(np.arange(10.0, 181.0, 10.0))
     of_two = [(a, geometry.m_min([0.0, a])) for a in angles.tolist()]
     of_more = [(n, geometry.m_min(geometry.evenly(n))) for n in range(3, 9)]
+    beside = _of_lengths(options.m, centres[1], options.lengths) if options.lengths else []
     if options.out:
-        _draw(options.out, centres, shown, of_two, of_more)
+        _draw(options.out, centres, shown, of_two, of_more, [found for _, found in beside])
     if options.json:
-        print_json(
-            {
-                "angle": centres[1],
-                "claims": [
-                    {
-                        "m": c.m,
-                        "inner_boundary": c.reach[0][1],
-                        "outer_boundary": c.reach[0][0],
-                        "width": c.within,
-                        "margin": c.between,
-                        "is_enough": c.is_enough,
-                    }
-                    for c in shown
-                ],
-                "m_min_of_two": [
-                    {"angle": a, "searched": found, "formula": geometry.m_min_of_two(a)}
-                    for a, found in of_two
-                ],
-                "m_min_of_more": [{"classes": n, "searched": found} for n, found in of_more],
-            }
-        )
+        answer: dict[str, Any] = {
+            "angle": centres[1],
+            "claims": [
+                {
+                    "m": c.m,
+                    "inner_boundary": c.reach[0][1],
+                    "outer_boundary": c.reach[0][0],
+                    "width": c.within,
+                    "margin": c.between,
+                    "is_enough": c.is_enough,
+                }
+                for c in shown
+            ],
+            "m_min_of_two": [
+                {"angle": a, "searched": found, "formula": geometry.m_min_of_two(a)}
+                for a, found in of_two
+            ],
+            "m_min_of_more": [{"classes": n, "searched": found} for n, found in of_more],
+        }
+        if beside:
+            answer["lengths"] = list(options.lengths)
+            answer["claims_of_lengths"] = [_as_dict(*pair) for pair in beside]
+        print_json(answer)
         return 0
     print(f"two classes, their weights {options.angle:g} degrees apart; angles in degrees\n")
     tables.console().print(tables.geometry_table(shown))
@@ -108,9 +126,43 @@ def run(options: argparse.Namespace) -> int:
         f" = 2 + sqrt(3)\n"
         f"3 to 8 classes, spread evenly         {worst_more:.9f}  {geometry.MORE_CLASSES:.9f}"
     )
+    if beside:
+        print(
+            "\nL-Softmax, |w1| = {:g} and |w2| = {:g}; from w1 toward w2\n".format(*options.lengths)
+        )
+        tables.console().print(tables.lengths_table(beside))
+        print("\n|x| cancels: a feature's length moves no boundary of either")
     if options.out:
         print(f"\nthe picture is in\n{show_path(options.out)}")
     return 0
+
+
+def _of_lengths(
+    margins: Sequence[int], theta_12: float, lengths: Sequence[float]
+) -> list[tuple[TwoClaims, TwoClaims]]:
+    """Return what A-Softmax and L-Softmax give to the two classes, a pair an m."""
+    from caffe_margin.maths.geometry import two_claims
+
+    a, b = lengths
+    return [(two_claims(m, theta_12, (1, 1)), two_claims(m, theta_12, (a, b))) for m in margins]
+
+
+def _as_dict(a_softmax: TwoClaims, l_softmax: TwoClaims) -> dict[str, Any]:
+    from caffe_margin.maths.geometry import boundaries, disagreements
+
+    theta_12, (own, other) = l_softmax.centres[1], l_softmax.lengths
+    return {
+        "m": l_softmax.m,
+        "a_softmax": a_softmax.sectors,
+        "l_softmax": l_softmax.sectors,
+        "l_softmax_formula_of_first": boundaries(l_softmax.m, theta_12, own, other),
+        "a_softmax_margin": a_softmax.between,
+        "l_softmax_margin": l_softmax.between,
+        "disagreements": [
+            {"from": begin, "to": end, "a_softmax": of_a, "l_softmax": of_l}
+            for begin, end, of_a, of_l in disagreements(a_softmax, l_softmax)
+        ],
+    }
 
 
 def _draw(
@@ -119,6 +171,7 @@ def _draw(
     shown: Sequence[Claims],
     of_two: Sequence[tuple[float, float]],
     of_more: Sequence[tuple[int, float]],
+    of_lengths: Sequence[TwoClaims],
 ) -> None:
     import numpy as np
 
@@ -129,5 +182,5 @@ def _draw(
     over_m = [geometry.claims(m, centres) for m in np.linspace(1, 8, 141).tolist()]
     formula = [(a, geometry.m_min_of_two(a)) for a in np.linspace(0.1, np.pi, 500).tolist()]
     with figures.style():
-        figure = draw_geometry(shown, over_m, of_two, of_more, formula)
+        figure = draw_geometry(shown, over_m, of_two, of_more, formula, of_lengths)
     figures.save(figure, path)

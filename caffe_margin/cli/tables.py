@@ -12,7 +12,7 @@ from rich.table import Table
 
 from caffe_margin.cli.common import show_path
 from caffe_margin.files.visible import LIMIT, visible
-from caffe_margin.maths.geometry import Claims
+from caffe_margin.maths.geometry import Claims, Sectors, TwoClaims, disagreements
 from caffe_margin.nets.shapes import LayerShapes, Shape
 from caffe_margin.recordings.check import Check, Verification
 from caffe_margin.solver.schedule import Step
@@ -177,3 +177,39 @@ def geometry_table(shown: Sequence[Claims]) -> Table:
             "yes" if found.is_enough else "no",
         )
     return table
+
+
+def lengths_table(beside: Sequence[tuple[TwoClaims, TwoClaims]]) -> Table:
+    """Return two rows an m: what A-Softmax and L-Softmax give to each class, and the margins."""
+    table = Table(box=None, pad_edge=False)
+    for title in (
+        "m",
+        "class",
+        "A-Softmax:\nclaimed",
+        "\nmargin",
+        "L-Softmax:\nclaimed",
+        "\nmargin",
+    ):
+        table.add_column(title, justify="right")
+    table.add_column("they disagree\non, of 360", justify="right")
+    for a_softmax, l_softmax in beside:
+        apart = sum(end - begin for begin, end, _, _ in disagreements(a_softmax, l_softmax))
+        margins = [
+            "none" if c.between is None else f"{math.degrees(c.between):.3f}"
+            for c in (a_softmax, l_softmax)
+        ]
+        first = [_sectors(c.sectors[0]) for c in (a_softmax, l_softmax)]
+        second = [_sectors(c.sectors[1]) for c in (a_softmax, l_softmax)]
+        table.add_row(
+            f"{a_softmax.m}",
+            *("1", first[0], margins[0], first[1], margins[1]),
+            f"{math.degrees(apart):.3f}",
+        )
+        table.add_row("", "2", second[0], "", second[1], "", "")
+    return table
+
+
+def _sectors(of_class: Sectors) -> str:
+    """Return sectors in degrees; ``nothing`` for none."""
+    shown = (f"{math.degrees(a):.3f} to {math.degrees(b):.3f}" for a, b in of_class)
+    return "\n".join(shown) or "nothing"

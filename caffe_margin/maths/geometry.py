@@ -93,8 +93,8 @@ class TwoClaims:
     sectors: tuple[Sectors, Sectors]
 
     @property
-    def between(self) -> float:
-        """Least angle between directions of the two; NaN where one claims nothing."""
+    def between(self) -> float | None:
+        """Least angle between directions of the two; None where one claims nothing."""
         first, second = self.sectors
         gaps = [
             _between(end, begin)
@@ -102,7 +102,7 @@ class TwoClaims:
             for _, end in one
             for begin, _ in other
         ]
-        return min(gaps, default=math.nan)
+        return min(gaps, default=None)
 
     def claimant(self, at: float) -> int:
         """Return which class claims a direction, 1 or 2, or 0 for neither."""
