@@ -92,25 +92,7 @@ def run(options: argparse.Namespace) -> int:
     if options.out:
         _draw(options.out, centres, shown, of_two, of_more, [found for _, found in beside])
     if options.json:
-        answer: dict[str, Any] = {
-            "angle": centres[1],
-            "claims": [
-                {
-                    "m": c.m,
-                    "inner_boundary": c.reach[0][1],
-                    "outer_boundary": c.reach[0][0],
-                    "width": c.within,
-                    "margin": c.between,
-                    "is_enough": c.is_enough,
-                }
-                for c in shown
-            ],
-            "m_min_of_two": [
-                {"angle": a, "searched": found, "formula": geometry.m_min_of_two(a)}
-                for a, found in of_two
-            ],
-            "m_min_of_more": [{"classes": n, "searched": found} for n, found in of_more],
-        }
+        answer = _answer(centres[1], shown, of_two, of_more)
         if beside:
             answer["lengths"] = list(options.lengths)
             answer["claims_of_lengths"] = [_as_dict(*pair) for pair in beside]
@@ -135,6 +117,34 @@ def run(options: argparse.Namespace) -> int:
     if options.out:
         print(f"\nthe picture is in\n{show_path(options.out)}")
     return 0
+
+
+def _answer(
+    theta_12: float,
+    shown: Sequence[Claims],
+    of_two: Sequence[tuple[float, float]],
+    of_more: Sequence[tuple[int, float]],
+) -> dict[str, Any]:
+    from caffe_margin.maths.geometry import m_min_of_two
+
+    return {
+        "angle": theta_12,
+        "claims": [
+            {
+                "m": c.m,
+                "inner_boundary": c.reach[0][1],
+                "outer_boundary": c.reach[0][0],
+                "width": c.within,
+                "margin": c.between,
+                "is_enough": c.is_enough,
+            }
+            for c in shown
+        ],
+        "m_min_of_two": [
+            {"angle": a, "searched": found, "formula": m_min_of_two(a)} for a, found in of_two
+        ],
+        "m_min_of_more": [{"classes": n, "searched": found} for n, found in of_more],
+    }
 
 
 def _of_lengths(
