@@ -8,7 +8,8 @@ from helpers.places import ROOT
 
 
 @pytest.mark.parametrize(
-    "page", [page for page in sorted((ROOT / "docs").glob("*.md")) if ">>>" in page.read_text()],
+    "page",
+    [page for page in sorted((ROOT / "docs").glob("*.md")) if ">>>" in page.read_text()],
     ids=lambda page: page.name,
 )
 def test_examples(page):
