@@ -143,6 +143,11 @@ def _table(
         starts = _starts(options, param.iteration, solver.iter_size, solver.max_iter - 1)
     lasts, (why, *_) = zip(*(_last(options, solver, at, reached) for at in starts), strict=True)
     last = lasts[0]
+    if solver is not None and 0 < solver.max_iter < (options.started_at or 0):
+        raise ValueError(
+            f"--started-at {options.started_at} is past max_iter {solver.max_iter} of "
+            f"{options.solver}"
+        )
     if last <= param.iteration:
         raise ValueError(
             f"layer {layer.name!r} starts at iteration {param.iteration}, after the last, {last}"
@@ -175,7 +180,7 @@ def _table(
         )
         return 0
     _print_table(layer, last, why, steps, reached)
-    for other in readings[1:]:
+    for other in readings[1:] if not options.last else ():
         print(
             "\nif iteration: {0} was written to resume at the solver's iteration {started_at}, the "
             "last is {last}: add --started-at {started_at}".format(param.iteration, **other)
@@ -202,7 +207,7 @@ def _print_table(
     param = margin_param(layer)
     print(f"layer   {visible(layer.name)}: {type_name(param)} (m = {param.type + 1})")
     print(
-        f"lambda  max({param.base:g} (1 + {param.gamma:g} iteration)^-{param.power:g}, "
+        f"lambda  max({param.base:g} (1 + {param.gamma:g} iteration)^{-param.power:g}, "
         f"{param.lambda_min:g}), iterations {param.iteration + 1} to {last}: {why}\n"
     )
     tables.console().print(tables.schedule_table(steps))
@@ -240,10 +245,12 @@ def _learning_rates(solver: pb.SolverParameter | None, start: Start) -> dict[int
 
     Source: SGDSolver::GetLearningRate; its other policies have no drops.
     """
+    from caffe_margin.solver.learning_rate import multistep_drops
+
     drops: Sequence[int] = ()
     if solver is not None and solver.lr_policy == "multistep":
         within = range(start.solver_iteration, solver.max_iter)
-        drops = [step for step in solver.stepvalue if step in within]
+        drops = [drop for drop in multistep_drops(solver.stepvalue) if drop in within]
     elif solver is not None and solver.lr_policy == "step" and solver.stepsize > 0:
         first = max(-(-start.solver_iteration // solver.stepsize), 1) * solver.stepsize
         drops = range(first, solver.max_iter, solver.stepsize)
@@ -304,11 +311,15 @@ def _resume(
         if param.iteration and options.started_at is None:
             print(
                 f"# if the run with iteration: {param.iteration} began at the solver's iteration "
-                f"{reading['started_at']}; --started-at says where it did"
+                f"{reading['started_at']}"
             )
-    which = "one of the two, " if len(readings) > 1 else ""
+    if param.iteration and options.started_at is None:
+        print(
+            f"# if it began at another of the solver's iterations, at which iteration: "
+            f"{param.iteration} was written to resume it: add --started-at"
+        )
     place = f"in the parameters of layer {visible(layer.name)} of {show_path(options.net)}"
-    print(f"# {which}{place}, to resume {show_path(os.path.basename(path))}")
+    print(f"# {place}, to resume {show_path(os.path.basename(path))}")
     if iter_size > 1:
         print(f"# {iter_} iterations of {iter_size} Forwards each, which is the solver's iter_size")
     elif solver is None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import operator
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -20,6 +23,25 @@ def as_native(array: ArrayLike) -> NDArray:
         raise ValueError("a masked array has no values where it is masked: use .filled() first")
     array = np.asarray(array)
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def as_whole_number(value: Any, what: str, cls: type) -> int:
+    """Return an argument of a layer's constructor as an int of 32 bits, which Caffe has.
+
+    Raises:
+        TypeError: it is none; a net, or a layer's message, is told what to call.
+        ValueError: it takes more bits.
+    """
+    try:
+        number = int(operator.index(value))
+    except TypeError:
+        call = {"NetParameter": "from_net(net, name)", "LayerParameter": "from_param(layer_param)"}
+        method = call.get(type(value).__name__)
+        hint = f": call {cls.__name__}.{method}" if method else ""
+        raise TypeError(f"{what} is a whole number, not a {type(value).__name__}{hint}") from None
+    if not -(2**31) <= number < 2**31:
+        raise ValueError(f"{what} is {number}; it must lie in [-2^31, 2^31)")
+    return number
 
 
 def describe(array: NDArray) -> str:

@@ -7,7 +7,6 @@ Source: LayerSetUp and Reshape of wy1iu/sphereface and wy1iu/LargeMargin_Softmax
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ from caffe_margin.layers.checks import (
     as_labels,
     as_matrix,
     as_native,
+    as_whole_number,
     canonical_axis,
     check_dtype,
     check_lambda,
@@ -85,7 +85,7 @@ class MarginLayer(Layer):
         rng: np.random.Generator | int | None,
     ) -> None:
         super().__init__(name)
-        self.num_output = _num_output(num_output, type(self))
+        self.num_output = as_whole_number(num_output, "num_output", type(self))
         if self.num_output < 1:
             raise ValueError(f"layer {self.name!r}: num_output must be positive")
         if dtype is not None and np.dtype(dtype) not in DTYPES:
@@ -96,15 +96,16 @@ class MarginLayer(Layer):
         if engine == "line_by_line" and m > 4:
             raise ValueError(f"the C++, line by line, has an m of 1 to 4, not {m}")
         self.engine = engine
-        self.gradient = GradientRule.of(gradient)
-        self.axis = axis
-        self.annealing = Annealing(base, gamma, power, lambda_min, iteration)
-        self.iteration = iteration
+        self.gradient = gradient
+        self.axis = as_whole_number(axis, "axis", type(self))
+        self.iteration = as_whole_number(iteration, "iteration", type(self))
+        self.annealing = Annealing(base, gamma, power, lambda_min, self.iteration)
         self.lambda_: np.floating = np.float32(0)
         self.param_propagate_down = [True]
         self.dtype: np.dtype[Any] | None = None if dtype is None else np.dtype(dtype)
         if isinstance(weight_filler, str):
             weight_filler = pb.FillerParameter(type=weight_filler)
+        fillers.check_type(weight_filler)
         self.weight_filler = weight_filler
         self._rng = np.random.default_rng(rng)
         self._K_in_net: int | None = None
@@ -207,6 +208,15 @@ class MarginLayer(Layer):
             f"{type(self).__name__}({self.num_output}{name}, m={self.m}, "
             f"gradient={self.gradient.name!r}{K}, iteration={self.iteration}{seen})"
         )
+
+    @property
+    def gradient(self) -> GradientRule:
+        """The rule of Backward, from the next Forward on; set to a rule or its name."""
+        return self._gradient
+
+    @gradient.setter
+    def gradient(self, gradient: str | GradientRule) -> None:
+        self._gradient = GradientRule.of(gradient)
 
     @property
     def K(self) -> int | None:
@@ -369,17 +379,3 @@ class MarginLayer(Layer):
             self.blobs[0].diff if self.param_propagate_down[0] else None,
             bottom[0].diff.reshape(M, K) if propagate_down[0] else None,
         )
-
-
-def _num_output(value: Any, cls: type[MarginLayer]) -> int:
-    """Return the number of classes; say what to call where it is a net, or a message."""
-    try:
-        return operator.index(value)
-    except TypeError:
-        pass
-    call = {pb.NetParameter: ".from_net(net, name)", pb.LayerParameter: ".from_param(layer_param)"}
-    instead = call.get(type(value))
-    raise TypeError(
-        f"num_output is a number of classes, not a {type(value).__name__}"
-        + (f": call {cls.__name__}{instead}" if instead else "")
-    )

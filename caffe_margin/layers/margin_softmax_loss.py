@@ -120,6 +120,8 @@ def _checked(
         raise ValueError(f"weight must be a numpy array, not {type(weight).__name__}")
     if not len(x):
         raise ValueError(f"x is {x.shape}; the mean over no samples is none")
+    if np.ndim(label) == 2 and weight.ndim == 1:
+        raise ValueError("the order of the arguments is x, label, weight")
     if x.ndim != 2 or weight.ndim != 2 or x.shape[1] != weight.shape[1] or x.dtype != weight.dtype:
         raise ValueError(
             f"x is {describe(x)} and weight {describe(weight)}; they must be (M, K) and (N, K) of "

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caffe_margin import caffe_margin_pb2 as pb
-from caffe_margin.layers.checks import as_labels, canonical_axis, check_dtype
+from caffe_margin.layers.checks import as_labels, as_whole_number, canonical_axis, check_dtype
 from caffe_margin.layers.layer import BlobLike, Layer
 from caffe_margin.maths.softmax import FLT_MIN, NORMALIZATIONS, normalizer
 
@@ -53,8 +53,8 @@ class SoftmaxWithLoss(Layer):
 
     def __init__(
         self,
-        *,
         axis: int = 1,
+        *,
         ignore_label: int | None = None,
         normalization: str = "VALID",
         loss_weight: float = 1.0,
@@ -65,7 +65,7 @@ class SoftmaxWithLoss(Layer):
             raise ValueError(
                 f"normalization must be {', '.join(NORMALIZATIONS)}, not {normalization!r}"
             )
-        self.axis = axis
+        self.axis = as_whole_number(axis, "axis", type(self))
         self.ignore_label = ignore_label
         self.normalization = normalization
 
@@ -93,6 +93,14 @@ class SoftmaxWithLoss(Layer):
             normalization=normalization,
             loss_weight=(*layer_param.loss_weight, 1.0)[0],
             name=layer_param.name,
+        )
+
+    def __repr__(self) -> str:
+        name = "" if self.name == self.type else f", name={self.name!r}"
+        ignored = "" if self.ignore_label is None else f", ignore_label={self.ignore_label}"
+        return (
+            f"{type(self).__name__}(axis={self.axis}{name}{ignored}, "
+            f"normalization={self.normalization!r}, loss_weight={self.loss_weight:g})"
         )
 
     def _dimensions(self, shape: tuple[int, ...]) -> tuple[int, int, int]:

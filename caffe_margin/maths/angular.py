@@ -82,8 +82,8 @@ def check_margin(m: int) -> int:
         ValueError: it is no whole number from 1 on.
     """
     try:
-        if operator.index(m) >= 1:
-            return m
+        if (whole := int(operator.index(m))) >= 1:
+            return whole
     except TypeError:
         pass
     raise ValueError(f"m must be a whole number from 1 on, not {m!r}")

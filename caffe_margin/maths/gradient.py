@@ -61,6 +61,15 @@ class GradientRule:
     detached_in_weight: bool = False
     no_projection: bool = False
 
+    def __post_init__(self) -> None:
+        """Refuse what is no switch, such as a rule's name."""
+        for field in fields(self):
+            if not isinstance(getattr(self, field.name), bool):
+                raise ValueError(
+                    f"{field.name} is {getattr(self, field.name)!r}; it must be True or False. A "
+                    f"rule of a name is GradientRule.of('paper')"
+                )
+
     @classmethod
     def of(cls, gradient: str | GradientRule) -> GradientRule:
         """Return the rule that a name of `NAMED_RULES` (in any case), or a rule, stands for.

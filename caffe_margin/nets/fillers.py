@@ -53,13 +53,18 @@ def fill(
         raise ValueError(f"a blob is float32 or float64, not {dtype}")
     if any(dim < 1 for dim in shape):
         raise ValueError(f"a blob of shape {shape} has no elements to fill")
+    check_type(filler)
+    if filler.sparse != -1 and filler.type != "gaussian":
+        raise ValueError(f"sparse works with the gaussian filler only, not with {filler.type}")
+    return _FILLERS[filler.type](filler, shape, rng, dtype)
+
+
+def check_type(filler: pb.FillerParameter) -> None:
+    """Raise ValueError where Caffe has no such filler."""
     if filler.type not in _FILLERS:
         meant = near(filler.type, _FILLERS)
         known = f"did you mean {meant!r}?" if meant else f"known types: {', '.join(_FILLERS)}"
         raise ValueError(f"unknown filler type {filler.type!r}; {known}")
-    if filler.sparse != -1 and filler.type != "gaussian":
-        raise ValueError(f"sparse works with the gaussian filler only, not with {filler.type}")
-    return _FILLERS[filler.type](filler, shape, rng, dtype)
 
 
 def _constant(filler: pb.FillerParameter, shape: _Shape, rng: _Rng, dtype: _Dtype) -> np.ndarray:

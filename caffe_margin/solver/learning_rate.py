@@ -51,17 +51,20 @@ def learning_rate(
         if policy == "inv":
             return real(base_lr * (1 + gamma * real(iteration)) ** -power)
         if policy == "multistep":
-            return real(p.base_lr * np.float64(p.gamma) ** _steps_passed(p.stepvalue, iteration))
+            current_step = sum(drop <= iteration for drop in multistep_drops(p.stepvalue))
+            return real(p.base_lr * np.float64(p.gamma) ** current_step)
         if policy == "poly":
             return real(base_lr * (1 - real(iteration) / real(p.max_iter)) ** power)
         return real(base_lr / (1 + np.exp(-gamma * (real(iteration) - real(p.stepsize)))))
 
 
-def _steps_passed(stepvalue: Sequence[int], iteration: int) -> int:
-    """Return Caffe's ``current_step``, which rises by one an iteration at most."""
-    passed_at = -1
-    for step, value in enumerate(stepvalue):
-        passed_at = max(value, passed_at + 1)
-        if passed_at > iteration:
-            return step
-    return len(stepvalue)
+def multistep_drops(stepvalue: Sequence[int]) -> list[int]:
+    """Return the iterations at which multistep takes its steps: one an iteration at most.
+
+    >>> multistep_drops([16000, 8000, 16000])
+    [16000, 16001, 16002]
+    """
+    drops: list[int] = []
+    for value in stepvalue:
+        drops.append(max(value, drops[-1] + 1 if drops else 0))
+    return drops

@@ -94,16 +94,16 @@ def steps(annealing: Annealing, last: int, notes: Mapping[int, str] | None = Non
         ValueError: lambda is not finite or not above -1 somewhere, which the layer refuses.
     """
     first = annealing.iteration + 1
-    said: dict[int, list[str]] = {first: ["first"]}
-    said |= {10**power: [] for power in range(len(str(last))) if 10**power > first}
+    noted: dict[int, list[str]] = {first: ["first"]}
+    noted |= {10**power: [] for power in range(len(str(last))) if 10**power > first}
     for iteration, note in {**(notes or {}), last: "last"}.items():
-        said.setdefault(iteration, []).append(note)
+        noted.setdefault(iteration, []).append(note)
     reached = iteration_of_lambda_min(annealing)
     if reached is not None:
-        said.setdefault(reached, []).insert(0, "lambda_min reached")
-    within = sorted(iteration for iteration in said if first <= iteration <= last)
+        noted.setdefault(reached, []).insert(0, "lambda_min reached")
+    within = sorted(iteration for iteration in noted if first <= iteration <= last)
     return [
-        Step(iteration, value, _share(value), ", ".join(said[iteration]))
+        Step(iteration, value, _share(value), ", ".join(noted[iteration]))
         for iteration, value in zip(within, annealing.lambda_at(within).tolist(), strict=True)
     ]
 
@@ -141,6 +141,8 @@ def iteration_of_lambda_min(annealing: Annealing) -> int | None:
     if a.base > a.lambda_min and (a.gamma <= 0 or a.power <= 0):
         return None
     forwards = range(a.iteration + 1, 2**31)  # the C++ counts in an int
+    if a.lambda_at(forwards[0]) <= np.float32(a.lambda_min):  # where lambda rises, only there
+        return forwards[0]
     # In float32 lambda gets there sooner than on paper, by thousands where the curve is flat.
     index = bisect.bisect_left(
         forwards, True, key=lambda i: a.lambda_at(i) <= np.float32(a.lambda_min)

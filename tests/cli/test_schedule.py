@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from caffe_margin import caffe_margin_pb2 as pb
 from caffe_margin.cli import main
 from helpers.places import DATA, MODELS
 
@@ -326,3 +327,41 @@ def test_the_picture_is_a_png(capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["schedule", str(MODEL), "--plot", "x.txt"])
     assert "argument --plot: x.txt does not end in .png" in capsys.readouterr().err
+
+
+def test_a_third_reading_is_named(tmp_path, capsys):
+    """iteration: 4500 was written at the solver's 2500; at its 5000 the layer stands at 7000."""
+    text = (MODELS / "sphereface_model.prototxt").read_text()
+    net = tmp_path / "net.prototxt"
+    net.write_text(text.replace("lambda_min: 5", "lambda_min: 5 iteration: 4500", 1))
+    state = tmp_path / "a_iter_5000.solverstate"
+    state.write_bytes(pb.SolverState(iter=5000).SerializeToString())
+    assert main(["schedule", str(net), "--solverstate", str(state)]) == 0
+    out = capsys.readouterr().out
+    assert "iteration: 9500" in out
+    assert "iteration: 5000" in out
+    assert "began at another of the solver's iterations" in out
+    assert "one of the two" not in out
+    told = ["schedule", str(net), "--solverstate", str(state), "--started-at", "2500", "--json"]
+    assert main(told) == 0
+    assert json.loads(capsys.readouterr().out)["iteration"] == 7000
+
+
+def test_started_past_the_end(capsys):
+    net, solver = (str(MODELS / f"sphereface_{kind}.prototxt") for kind in ("model", "solver"))
+    assert main(["schedule", net, "--solver", solver, "--started-at", "40000"]) == 2
+    assert "--started-at 40000 is past max_iter 28000" in capsys.readouterr().err
+
+
+def test_multistep_drops_one_step_an_iteration(tmp_path, capsys):
+    solver = tmp_path / "solver.prototxt"
+    solver.write_text(
+        'net: "n" base_lr: 1 lr_policy: "multistep" gamma: 0.1 max_iter: 20000 iter_size: 2\n'
+        "stepvalue: 16000 stepvalue: 8000 stepvalue: 16000"
+    )
+    net = str(MODELS / "sphereface_model.prototxt")
+    assert main(["schedule", net, "--solver", str(solver), "--json"]) == 0
+    steps = json.loads(capsys.readouterr().out)["steps"]
+    drops = [step["iteration"] for step in steps if "learning rate" in step["note"]]
+    # two Forwards an iteration of the solver, from its 16000, 16001 and 16002 on
+    assert drops == [32001, 32003, 32005]

@@ -81,3 +81,8 @@ def test_curve_goes_from_the_first_to_the_last():
     assert np.all(np.diff(found.iteration) > 0)
     by_hand = np.maximum(1000 / (1 + 0.12 * found.iteration), 5)
     np.testing.assert_allclose(found.lambda_, by_hand, rtol=1e-6)
+
+
+def test_lambda_that_rises_from_lambda_min():
+    """max(1 + 0.1 i, 5) is 5 up to i = 40."""
+    assert iteration_of_lambda_min(annealing_of("gamma: 0.1 power: -1 lambda_min: 5")) == 1
