@@ -333,7 +333,7 @@ def test_a_third_reading_is_named(tmp_path, capsys):
     """iteration: 4500 was written at the solver's 2500; at its 5000 the layer stands at 7000."""
     text = (MODELS / "sphereface_model.prototxt").read_text()
     net = tmp_path / "net.prototxt"
-    net.write_text(text.replace("lambda_min: 5", "lambda_min: 5 iteration: 4500", 1))
+    net.write_text(text.replace("iteration: 0", "iteration: 4500", 1))
     state = tmp_path / "a_iter_5000.solverstate"
     state.write_bytes(pb.SolverState(iter=5000).SerializeToString())
     assert main(["schedule", str(net), "--solverstate", str(state)]) == 0
