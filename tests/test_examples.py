@@ -8,6 +8,7 @@ import pkgutil
 import pytest
 
 import caffe_margin
+import caffe_margin.torch
 from helpers.places import MODELS
 
 # pycaffe imports Caffe, and __main__ runs the command.
@@ -26,8 +27,15 @@ def test_examples(name, tmp_path, monkeypatch):
     assert not failed
 
 
-@pytest.mark.parametrize("name", sorted(caffe_margin.__all__))
-def test_every_public_name_has_one(name):
-    value = getattr(caffe_margin, name)
+PUBLIC = [
+    pytest.param(getattr(module, name), id=f"{module.__name__}.{name}")
+    for module in (caffe_margin, caffe_margin.torch, caffe_margin.torch.functional)
+    for name in sorted(module.__all__)
+    if not inspect.ismodule(getattr(module, name))
+]
+
+
+@pytest.mark.parametrize("value", PUBLIC)
+def test_every_public_name_has_one(value):
     kind = value if inspect.isclass(value) or inspect.isroutine(value) else type(value)
     assert doctest.DocTestFinder(recurse=False).find(kind)[0].examples
