@@ -19,9 +19,10 @@ except ModuleNotFoundError as error:
     ) from None
 
 from caffe_margin.torch import functional
+from caffe_margin.torch.large_margin_inner_product import LargeMarginInnerProduct
 from caffe_margin.torch.margin_inner_product import MarginInnerProduct
 
-__all__ = ["MarginInnerProduct", "functional"]
+__all__ = ["LargeMarginInnerProduct", "MarginInnerProduct", "functional"]
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""The layer and its loss as pure functions, which take lambda and change nothing.
+"""The layers and their loss as pure functions, which take lambda and change nothing.
 
 They run where their tensors are, under `torch.autocast` (products in its dtype; lengths, cosines
 and log-sum-exp in float32), `torch.compile` and `torch.func`. Under the exact rule the gradient can
@@ -19,7 +19,7 @@ from caffe_margin.torch.own_class import Margin, row_norms, working_dtype
 from caffe_margin.torch.scores import Scores
 from caffe_margin.torch.softmax_loss import SoftmaxLoss
 
-__all__ = ["margin_inner_product", "margin_softmax_loss"]
+__all__ = ["large_margin_inner_product", "margin_inner_product", "margin_softmax_loss"]
 
 
 def margin_inner_product(
@@ -60,6 +60,41 @@ def margin_inner_product(
             not above -1, and a row of x or weight that is zero or not finite.
     """
     return scores(x, label, weight, lambda_, Margin(check_margin(m), GradientRule.of(gradient)))
+
+
+def large_margin_inner_product(
+    x: Tensor,
+    label: Tensor,
+    weight: Tensor,
+    *,
+    m: int = 4,
+    lambda_: float | Tensor = 0.0,
+    gradient: str | GradientRule = "exact",
+) -> Tensor:
+    """Return the scores of `LargeMarginInnerProduct`, (M, N): L-Softmax, A-Softmax's predecessor.
+
+        >>> import torch
+        >>> x, weight = torch.eye(2, 3, requires_grad=True), torch.eye(4, 3) + 1
+        >>> large_margin_inner_product(x, torch.tensor([0, 2]), weight, m=4, lambda_=5).detach()
+        tensor([[1.3491, 1.0000, 1.0000, 1.0000],
+                [1.0000, 2.0000, 0.0622, 1.0000]])
+
+    It is `margin_inner_product` with the weight's rows at the length they have.
+
+    Args:
+        x: as in `margin_inner_product`.
+        label: as there.
+        weight: as there.
+        m: as there.
+        lambda_: as there.
+        gradient: as there; under a rule without the projection the weight's gradient lacks what
+            goes along the weight.
+
+    Raises:
+        ValueError: as there.
+    """
+    margin = Margin(check_margin(m), GradientRule.of(gradient), large=True)
+    return scores(x, label, weight, lambda_, margin, as_stored=True)
 
 
 def margin_softmax_loss(
@@ -119,7 +154,7 @@ def scores(
     weight: Tensor,
     lambda_: float | Tensor,
     margin: Margin,
-    unit_rows: bool = False,
+    as_stored: bool = False,
 ) -> Tensor:
     """Return the scores, as `margin_inner_product` does.
 
@@ -129,10 +164,11 @@ def scores(
         weight: as there.
         lambda_: as there.
         margin: the rest.
-        unit_rows: whether the weight's rows are known to be of unit length.
+        as_stored: whether the weight's rows are taken as they are: at unit length already, or
+            L-Softmax's.
     """
     x, weight = _as_in_product(x, label, weight)
-    norm = None if unit_rows else _norms(weight)
+    norm = None if as_stored else _norms(weight)
     (result,) = Scores.apply(x, label, weight, norm, _lambda(lambda_, x), margin)
     return result
 

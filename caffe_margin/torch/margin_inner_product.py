@@ -5,17 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from caffe_margin.maths.angular import check_margin
-from caffe_margin.maths.annealing import Annealing
 from caffe_margin.maths.gradient import GradientRule
 from caffe_margin.torch.checks import check_rows, values_are_free
 from caffe_margin.torch.functional import scores
-from caffe_margin.torch.own_class import Margin, row_norms, working_dtype
+from caffe_margin.torch.margin_layer import MarginLayer
+from caffe_margin.torch.own_class import Margin, row_norms
 
 
-class MarginInnerProduct(nn.Module):
+class MarginInnerProduct(MarginLayer):
     """The layer ``type: "MarginInnerProduct"`` as an `torch.nn.Module`.
 
         >>> import torch
@@ -64,8 +63,6 @@ gradient='paper')
         ValueError: there are no features or no classes, or m or gradient is none of the above.
     """
 
-    iteration: Tensor
-
     def __init__(
         self,
         in_features: int,
@@ -80,68 +77,31 @@ gradient='paper')
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
-        if in_features < 1 or out_features < 1:
-            raise ValueError(
-                f"in_features and out_features must be positive, not {in_features} and "
-                f"{out_features}"
-            )
-        self.in_features = in_features
-        self.out_features = out_features
-        self.m = check_margin(m)
-        self.annealing = Annealing(base, gamma, power, lambda_min, iteration)
-        self.gradient = GradientRule.of(gradient)
-        shape = (out_features, in_features)
-        self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
-        self.register_buffer("iteration", torch.empty((), device=device, dtype=torch.int64))
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw the weight as Caffe's xavier filler does, and set ``iteration`` to its start."""
-        # Uniform within sqrt(3 / in_features); PyTorch's own xavier looks at out_features too.
-        nn.init.kaiming_uniform_(self.weight, nonlinearity="linear")
-        self.iteration.fill_(self.annealing.iteration)
-
-    def extra_repr(self) -> str:
-        """Return the arguments."""
-        a = self.annealing
-        return (
-            f"{self.in_features}, {self.out_features}, m={self.m}, base={a.base:g}, "
-            f"gamma={a.gamma:g}, power={a.power:g}, lambda_min={a.lambda_min:g}, "
-            f"gradient={self.gradient.name!r}"
+        super().__init__(
+            in_features,
+            out_features,
+            m,
+            base,
+            gamma,
+            power,
+            lambda_min,
+            iteration,
+            gradient,
+            device,
+            dtype,
         )
 
-    @property
-    def lambda_(self) -> Tensor:
-        """Lambda of the last Forward; before the first, that of ``iteration`` 0."""
-        return self._lambda_at(self.iteration)
-
-    def forward(self, x: Tensor, label: Tensor) -> Tensor:
-        """Return the scores of all classes, (M, N), the label's with the margin.
-
-        Args:
-            x: features, (M, K).
-            label: (M,), in [0, N); floats are truncated, as Caffe does.
-
-        Raises:
-            ValueError: as `caffe_margin.torch.functional.margin_inner_product`.
-        """
-        iteration = self.iteration + 1
-        lambda_ = self._lambda_at(iteration)
+    def scores(self, x: Tensor, label: Tensor, lambda_: Tensor) -> Tensor:
+        """Return the scores; under a rule without the projection, store the unit rows then."""
         margin = Margin(self.m, self.gradient)
-        if self.gradient.no_projection:
-            weight = UnitRows.apply(self.weight)
-            # A copy, for x may be rows of the weight.
-            top = scores(x.clone(), label, weight, lambda_, margin, unit_rows=True)
-            with torch.no_grad():
-                self.weight.copy_(weight)
-        else:
-            top = scores(x, label, self.weight, lambda_, margin)
-        self.iteration.copy_(iteration)
+        if not self.gradient.no_projection:
+            return scores(x, label, self.weight, lambda_, margin)
+        weight = UnitRows.apply(self.weight)
+        # A copy, for x may be rows of the weight.
+        top = scores(x.clone(), label, weight, lambda_, margin, as_stored=True)
+        with torch.no_grad():
+            self.weight.copy_(weight)
         return top
-
-    def _lambda_at(self, iteration: Tensor) -> Tensor:
-        return self.annealing(iteration.to(working_dtype(self.weight)))
 
 
 class UnitRows(torch.autograd.Function):

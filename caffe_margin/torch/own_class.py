@@ -7,8 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from caffe_margin.maths.angular import label_score
-from caffe_margin.maths.gradient import GradientRule, LabelCoefficients, label_coefficients
+from caffe_margin.maths.angular import label_score, large_margin_length
+from caffe_margin.maths.gradient import (
+    GradientRule,
+    LabelCoefficients,
+    label_coefficients,
+    large_margin_coefficients,
+)
 
 
 @dataclass(frozen=True)
@@ -18,10 +23,12 @@ class Margin:
     Attributes:
         m: the margin.
         rule: the gradient rule.
+        large: whether it is L-Softmax's, whose score keeps the length of the weight.
     """
 
     m: int
     rule: GradientRule
+    large: bool = False
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,7 @@ class OwnClass:
         lambda_: of no dimensions.
         x: (M, K).
         x_norm: (M,).
-        w: unit rows, (M, K).
+        w: rows of the weight, at unit length unless they are L-Softmax's, (M, K).
         plain: x . w, (M,).
     """
 
@@ -54,7 +61,7 @@ class OwnClass:
         lambda_: Tensor,
         margin: Margin,
     ) -> OwnClass:
-        """Pick the classes; ``weight_norm`` is None where the weight's rows are of unit length."""
+        """Pick the classes; ``weight_norm`` is None where the weight is taken as it is."""
         real, label = working_dtype(x), label.long()
         w = weight[label].to(real)
         if weight_norm is not None:
@@ -64,17 +71,21 @@ class OwnClass:
 
     def score(self) -> Tensor:
         """Return the label's column of the output, (M,)."""
-        return label_score(self.plain, self.x_norm, self.margin.m, self.lambda_)
+        return label_score(self.plain, self._length(), self.margin.m, self.lambda_)
 
     def coefficients(self) -> LabelCoefficients:
         """Return what the label's column contributes to Backward."""
-        return label_coefficients(
-            self.plain / self.x_norm,
-            self.x_norm,
-            self.margin.m,
-            self.lambda_,
-            self.margin.rule,
-        )
+        m, rule, cos_theta = self.margin.m, self.margin.rule, self.plain / self._length()
+        if self.margin.large:
+            w_norm = row_norms(self.w)
+            return large_margin_coefficients(cos_theta, self.x_norm, w_norm, m, self.lambda_, rule)
+        return label_coefficients(cos_theta, self.x_norm, m, self.lambda_, rule)
+
+    def _length(self) -> Tensor:
+        """Return what psi_m is multiplied by, (M,)."""
+        if self.margin.large:
+            return large_margin_length(self.x_norm, row_norms(self.w))
+        return self.x_norm
 
 
 def working_dtype(tensor: Tensor) -> torch.dtype:

@@ -7,8 +7,9 @@ With W's rows of unit length, only the label's column of the output knows of the
     weight.grad = g^T X,    but g_iy x_i becomes g_iy coeff.weight_i x_i
 
 with c_i = cos(theta) of sample i and its own class, and the coefficients of
-`caffe_margin.maths.gradient`. The products run in the dtype of x and the weight. Rows that are not
-of unit length are scaled after the product, or before it in Backward.
+`caffe_margin.maths.gradient`. L-Softmax differs in that column alone, and in Backward adds
+g_iy coeff.weight_w_i w_y to weight.grad's row y. The products run in the dtype of x and the weight.
+Rows that are not of unit length are scaled after the product, or before it in Backward.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ from caffe_margin.torch.own_class import Margin, OwnClass, row_norms
 class Scores(torch.autograd.Function):
     """(x, label, weight, weight_norm, lambda_, margin) -> the scores, (M, N), in a tuple of one.
 
-    ``weight_norm`` is the lengths of the weight's rows, None where these are 1. No gradient goes
-    through it, since Backward knows of it, nor through lambda.
+    ``weight_norm`` is the lengths of the weight's rows, None where these are taken as they are: at
+    unit length, or L-Softmax's. No gradient goes through it, since Backward knows of it, nor
+    through lambda.
 
     Only ``forward`` writes in place, which plain tensors allow: it never sees those of ``vmap``.
     """
@@ -82,6 +84,9 @@ class Scores(torch.autograd.Function):
                 label_diff = per_x.gather(1, at_label) * coefficients.weight[:, None]
                 per_x = per_x.scatter(1, at_label, label_diff.to(per_x.dtype))
             weight_diff = per_x.T @ x
+            if coefficients.weight_w is not None:
+                of_w = (diff.gather(1, at_label) * coefficients.weight_w[:, None]) * own.w
+                weight_diff = weight_diff.index_add(0, at_label[:, 0], of_w.to(weight.dtype))
             if projected:
                 weight_diff = project(weight_diff, weight, weight_norm)
         return x_diff, None, weight_diff, None, None, None
@@ -112,8 +117,8 @@ def checked(
         check_lambda(lambda_)
     own = OwnClass.of(x, label, weight, weight_norm, lambda_, margin)
     check_rows(own.x_norm, "x")
-    if weight_norm is not None:
-        check_rows(weight_norm, "weight")
+    if weight_norm is not None or margin.large:
+        check_rows(row_norms(weight) if weight_norm is None else weight_norm, "weight")
     return own
 
 

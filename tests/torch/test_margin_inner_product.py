@@ -13,9 +13,9 @@ from torch.nn.functional import cross_entropy
 
 import caffe_margin as cm
 import caffe_margin.torch as cmt
-from caffe_margin.maths.annealing import Annealing
 from caffe_margin.maths.gradient import ALL_RULES, EXACT, PAPER
-from helpers.recorded import assert_blob, layer_param, load, recordings
+from helpers.recorded import load, recordings
+from helpers.replayed_head import assert_head_replays
 
 by_rule = pytest.mark.parametrize("rule", ALL_RULES, ids=lambda rule: rule.name)
 by_two_rules = pytest.mark.parametrize("rule", [PAPER, EXACT], ids=lambda rule: rule.name)
@@ -36,34 +36,7 @@ def make_batch(M=8, dtype=torch.float64, seed=0):
 
 @pytest.mark.parametrize("path", recordings("*_float[36]*.npz"))
 def test_recording(path):
-    recording = load(path)
-    param = layer_param(recording).margin_inner_product_param
-    x, label, weight = (
-        torch.from_numpy(recording[name])
-        for name in ("bottom0_data", "bottom1_data", "blob0_data_before")
-    )
-    N, K = weight.shape
-    head = cmt.MarginInnerProduct(
-        K, N, m=param.type + 1, **vars(Annealing.of(param)), dtype=weight.dtype
-    )
-    head.load_state_dict({"weight": weight, "iteration": head.iteration})
-    head.weight.requires_grad_(bool(recording["param_propagate_down"][0]))
-    head.weight.grad = torch.from_numpy(recording["blob0_diff_before"])
-    x.requires_grad_(bool(recording["propagate_down"][0]))
-
-    lambdas = []
-    for _ in range(int(recording["forwards"])):
-        top = head(x.reshape(-1, K), label.flatten()).reshape(recording["top0_data"].shape)
-        lambdas.append(head.lambda_)
-    if top.requires_grad:
-        top.backward(torch.from_numpy(recording["top0_diff"]))
-
-    assert_blob(top.detach().numpy(), recording["top0_data"], "top0_data")
-    assert_blob(torch.stack(lambdas).numpy(), recording["top1_data"], "top1_data")
-    assert_blob(head.weight.detach().numpy(), recording["blob0_data"], "blob0_data")
-    assert_blob(head.weight.grad.numpy(), recording["blob0_diff"], "blob0_diff")
-    if x.requires_grad:
-        assert_blob(x.grad.numpy(), recording["bottom0_diff"], "bottom0_diff")
+    assert_head_replays(cmt.MarginInnerProduct, load(path))
 
 
 @pytest.mark.parametrize("m", [1, 4])
