@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from caffe_margin.files.regular import irregular
+
 _SCRATCH = re.compile(r"\.caffe-margin-[0-9a-f]{32}")
 
 
@@ -27,11 +29,10 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
             names ``path``.
     """
     target = Path(os.path.realpath(path))
-    if target.is_dir():
-        raise IsADirectoryError(errno.EISDIR, "is a folder, not a file", os.fspath(path))
-    if target.exists() and not target.is_file():
+    if target.exists() and (what := irregular(target)):
         # To replace /dev/null by a file would be the end of it.
-        raise OSError(errno.EINVAL, "is a device or pipe, not a file", os.fspath(path))
+        code = errno.EISDIR if target.is_dir() else errno.EINVAL
+        raise OSError(code, f"is {what}, not a file", os.fspath(path))
     if not target.parent.is_dir():
         raise FileNotFoundError(
             errno.ENOENT, f"there is no folder {str(target.parent)!r}", os.fspath(path)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 
 from caffe_margin.files.binary import FIRST_BYTES, MAX_BINARY_BYTES
-from caffe_margin.files.regular import irregular
+from caffe_margin.files.regular import check_regular
 from caffe_margin.files.text_format import MAX_TEXT_BYTES
 
 StrPath = str | os.PathLike[str]
@@ -35,8 +35,7 @@ _SIGNATURES = (
 
 def load(path: StrPath) -> tuple[bytes, bool]:
     """Return a file's bytes and whether they are text; refuse before reading what is neither."""
-    if what := irregular(path):
-        raise ValueError(f"{path}: {what}, not a file")
+    check_regular(path)
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         head = file.read(_HEAD_BYTES)

@@ -23,7 +23,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from caffe_margin.files.atomic import atomic_write
-from caffe_margin.files.regular import irregular
+from caffe_margin.files.regular import check_regular
 
 MAX_BYTES = 4 << 30
 """What is unpacked at most, in all: a million classes of 512 features twice over."""
@@ -74,8 +74,7 @@ def read_arrays(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> dic
             more than `MAX_RATIO` times its size, or holds what is no array of booleans, numbers
             or strings.
     """
-    if what := irregular(path):
-        raise ValueError(f"{path} is not a file but {what}")
+    check_regular(path)
     with _File(path) as file:
         size = os.fstat(file.fileno()).st_size
         try:

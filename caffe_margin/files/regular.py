@@ -18,3 +18,13 @@ def irregular(path: str | os.PathLike[str]) -> str | None:
     if stat.S_ISREG(mode):
         return None
     return "a folder" if stat.S_ISDIR(mode) else "a device or pipe"
+
+
+def check_regular(path: str | os.PathLike[str]) -> None:
+    """Raise ValueError unless a regular file is at a path.
+
+    Raises:
+        OSError: there is nothing at the path, or it cannot be looked at.
+    """
+    if what := irregular(path):
+        raise ValueError(f"{path}: {what}, not a file")

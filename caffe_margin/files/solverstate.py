@@ -7,7 +7,7 @@ from google.protobuf.message import DecodeError
 from caffe_margin import caffe_margin_pb2 as pb
 from caffe_margin.files.binary import MAX_BINARY_BYTES
 from caffe_margin.files.load import StrPath
-from caffe_margin.files.regular import irregular
+from caffe_margin.files.regular import check_regular
 
 
 def read_solverstate(path: StrPath) -> int:
@@ -17,8 +17,7 @@ def read_solverstate(path: StrPath) -> int:
         FileNotFoundError: there is no such file.
         ValueError: the file is HDF5, cut short, too large, or no solver state.
     """
-    if what := irregular(path):
-        raise ValueError(f"{path}: {what}, not a file")
+    check_regular(path)
     with open(path, "rb") as file:
         data = file.read(MAX_BINARY_BYTES + 1)
     if data.startswith(b"\x89HDF"):

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from caffe_margin.files.atomic import clear_scratch, scratch_folder
+from caffe_margin.files.regular import irregular
 
 PROGRAM = "caffe-margin"
 
@@ -85,14 +86,16 @@ def _former_files(target: Path, besides: str = "") -> set[str]:
     if not target.exists():
         return set()
     if not target.is_dir():
-        raise FileExistsError(errno.EEXIST, "is a file; a report needs a folder")
+        raise FileExistsError(
+            errno.EEXIST, f"is {irregular(target) or 'a file'}; a report needs a folder"
+        )
     found = {entry.name for entry in target.iterdir()} - {besides}
     folders = {name for name in found if (target / name).is_dir()}
     if strangers := sorted(found - _listed(target / INDEX) | folders):
-        raise FileExistsError(
-            errno.EEXIST,
-            f"holds {strangers[0]!r}, which is no former report's; name a new or empty folder",
-        )
+        why = f"holds {strangers[0]!r}, which is no former report's"
+        if INDEX in strangers:  # Without the index all the others are strangers too.
+            why += f", or {INDEX} cannot be read as its list of files"
+        raise FileExistsError(errno.EEXIST, f"{why}; name a new or empty folder")
     return found
 
 

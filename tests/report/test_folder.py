@@ -290,6 +290,25 @@ def test_a_file_is_refused(tmp_path):
     assert everything(tmp_path) == ["report"]
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_device_is_refused():
+    with pytest.raises(FileExistsError, match="is a device or pipe; "), staging_folder("/dev/full"):
+        pytest.fail("the block ran")
+
+
+def test_a_damaged_index_is_what_is_named(tmp_path):
+    with staging_folder(tmp_path) as new:
+        write(new, "one", "annealing.png")
+        (new / "annealing.png").touch()
+    index = tmp_path / INDEX
+    index.write_bytes(index.read_bytes()[:20])
+    with (
+        pytest.raises(FileExistsError, match=r"or report\.json cannot be read"),
+        staging_folder(tmp_path),
+    ):
+        pytest.fail("the block ran")
+
+
 @pytest.mark.parametrize("exception", [ValueError, KeyboardInterrupt])
 def test_nothing_is_left_of_a_failure(tmp_path, exception):
     with pytest.raises(exception):
