@@ -102,7 +102,8 @@ class Layer:
         """
         if not isinstance(layer_param, pb.LayerParameter):
             raise TypeError(
-                f"{cls.__name__}.from_param takes a layer's message, not {_article(layer_param)}"
+                f"{cls.__name__}.from_param takes a layer's message, "
+                f"not a {type(layer_param).__name__}"
             )
         if layer_param.type != cls.type:
             raise ValueError(
@@ -196,7 +197,3 @@ class Layer:
         given = Blob(top, np.ascontiguousarray(diff))
         self.backward_cpu([given, *self._top[1:]], [True, False], bottom)
         return bottom[0].diff
-
-
-def _article(value: object) -> str:
-    return f"a {type(value).__name__}"

@@ -162,23 +162,17 @@ class Recording:
         """The rule; None where the recording does not say."""
         if "rule" not in self:
             return None
-        if self.arrays["rule"].dtype.kind == "b":
-            switches = self.array("rule", "b")
-            if switches.shape not in ((3,), (4,)):
-                raise ValueError(f"rule is {describe(switches)}; it must be (3,) or (4,) bool")
-            return rule_of(switches)
-        return rule_of(np.array(self.text("rule")))
+        if self.arrays["rule"].dtype.kind != "b":
+            return GradientRule.of(self.text("rule"))
+        switches = self.array("rule", "b")
+        if switches.shape not in ((3,), (4,)):
+            raise ValueError(f"rule is {describe(switches)}; it must be (3,) or (4,) bool")
+        return rule_of(switches)
 
 
-def rule_of(array: NDArray) -> GradientRule:
-    """Return the rule that a recording's ``rule`` stands for: a name, or three or four switches.
-
-    Raises:
-        ValueError: there is no rule of this name.
-    """
-    if array.dtype.kind != "b":
-        return GradientRule.of(str(array))
-    normalized_coefficients, margin_in_weight, projection, *margin_in_bottom = array.tolist()
+def rule_of(switches: NDArray) -> GradientRule:
+    """Return the rule that a recording's three or four switches stand for."""
+    normalized_coefficients, margin_in_weight, projection, *margin_in_bottom = switches.tolist()
     return GradientRule(
         normalized_coefficients=normalized_coefficients,
         detached_in_bottom=margin_in_bottom == [False],
