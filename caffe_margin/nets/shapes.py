@@ -119,7 +119,8 @@ def _check_inputs(
         if not _takes_inputs(maker):
             raise ValueError(
                 f"input '{name}' is the top of '{maker.name}', of type {maker.type}:"
-                " only tops of data layers can be given"
+                " only tops of data layers, and of layers whose shapes are not known here, such as"
+                " Python, can be given"
             )
         try:
             given[name] = tuple(None if dim is None else operator.index(dim) for dim in dims)

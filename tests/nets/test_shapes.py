@@ -1034,6 +1034,7 @@ def test_inputs_take_the_place_of_the_files_shapes() -> None:
     [
         ({"dat": (1, 3)}, "input 'dat' is nobody's top, did you mean 'data'?"),
         ({"ip": (1, 3)}, "input 'ip' is the top of 'ip', of type InnerProduct"),
+        ({"ip": (1, 3)}, "of type InnerProduct: only tops of data layers, and of .* not known"),
         ({"data": (1, -3)}, r"input 'data' is \(1, -3\): a dimension cannot be negative"),
         ({"data": (1, 3.5)}, "is not a sequence of int or None"),
         ({"data": "1,3"}, "is not a sequence of int or None"),
