@@ -39,11 +39,9 @@ _BINARY_SUFFIXES = (".caffemodel", ".binaryproto")
 _NET_FIELDS = {field.name for field in pb.NetParameter.DESCRIPTOR.fields}
 _SOLVER_FIELDS = {field.name for field in pb.SolverParameter.DESCRIPTOR.fields}
 _IS_SOLVER = dict.fromkeys(
-    _SOLVER_FIELDS - _NET_FIELDS, "belongs to a solver; read this file with read_solver"
+    _SOLVER_FIELDS - _NET_FIELDS, "belongs to a solver, and this must be a net"
 )
-_IS_NET = dict.fromkeys(
-    _NET_FIELDS - _SOLVER_FIELDS, "belongs to a net; read this file with read_net"
-)
+_IS_NET = dict.fromkeys(_NET_FIELDS - _SOLVER_FIELDS, "belongs to a net, and this must be a solver")
 
 
 def parse_text(text: str, message: M, *, filename: str = "<text>", strict: bool = False) -> M:

@@ -250,9 +250,13 @@ def test_a_solver_is_no_net_and_a_net_no_solver(tmp_path: Path) -> None:
     model.write_text(TEXT)
     binary.write_bytes(net().SerializeToString())
     for strict in (False, True):
-        with pytest.raises(ParseError, match=r"solver:2:1: 'net' belongs to a solver.*read_solver"):
+        with pytest.raises(
+            ParseError, match=r"solver:2:1: 'net' belongs to a solver.* must be a net$"
+        ):
             read_net(solver, strict=strict)
-        with pytest.raises(ParseError, match=r"net:1:1: 'name' belongs to a net.*read_net"):
+        with pytest.raises(
+            ParseError, match=r"net:1:1: 'name' belongs to a net.* must be a solver$"
+        ):
             read_solver(model, strict=strict)
         with pytest.raises(ValueError, match="a solver is text"):
             read_solver(binary, strict=strict)
