@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 import warnings
@@ -155,7 +156,8 @@ def add_shapes(command: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         type=_shape,
-        help="the shape of a data layer's top; may be given again",
+        help="the shape of a top of a data layer, or of a layer whose shapes are not known here, "
+        "such as Python; may be given again",
     )
 
 
@@ -184,8 +186,27 @@ def positive(text: str) -> int:
 
 def not_negative(text: str) -> int:
     """Parse a whole number from 0 to what an int32 of the schema holds."""
-    if not 0 <= (value := int(text)) < 2**31:
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+    if not 0 <= value < 2**31:
         raise argparse.ArgumentTypeError(f"{text} is not within 0 to {2**31 - 1}")
+    return value
+
+
+def number(text: str) -> float:
+    """Parse a number."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+
+
+def positive_number(text: str) -> float:
+    """Parse a finite number above 0."""
+    if not 0 < (value := number(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return value
 
 
@@ -198,7 +219,7 @@ def file_name(text: str) -> str:
 
 def png(text: str) -> str:
     """Take the name of a picture."""
-    if not text.lower().endswith(".png"):
+    if not file_name(text).lower().endswith(".png"):
         raise argparse.ArgumentTypeError(f"{text} does not end in .png, which the picture is")
     return text
 

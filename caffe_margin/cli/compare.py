@@ -21,6 +21,7 @@ from caffe_margin.cli.common import (
     file_name,
     not_negative,
     one_line,
+    positive_number,
     print_json,
     progress,
     show_path,
@@ -28,9 +29,14 @@ from caffe_margin.cli.common import (
 from caffe_margin.files.visible import visible
 
 if TYPE_CHECKING:
+    from caffe_margin import caffe_margin_pb2 as pb
     from caffe_margin.study.compare import Comparison
     from caffe_margin.study.head import Batch
     from caffe_margin.study.training import Training
+
+
+DEFAULT_RATE = 0.1
+"""The authors' base_lr."""
 
 
 def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -42,9 +48,9 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
         summary="hold the paper's gradient against the exact one",
         description=(
             "Run the MarginInnerProduct layer and SoftmaxWithLoss on one batch, and hold the\n"
-            "authors' gradient, and each of its three departures alone, against the exact\n"
-            "gradient. For a LargeMarginInnerProduct layer, whose own C++ is exact, the table\n"
-            f"shows what the departures would be there.\n\n{DESCRIPTION}\n\n"
+            "authors' gradient, the detached one, and each of the four departures alone, against\n"
+            "the exact gradient. For a LargeMarginInnerProduct layer, whose own C++ is exact, the\n"
+            f"table shows what the departures would be there.\n\n{DESCRIPTION}\n\n"
             "With --report the page index.html, its pictures and report.json, with every number,\n"
             "are written into a folder of their own. A former report there is replaced. The page\n"
             "is about MarginInnerProduct alone."
@@ -64,14 +70,11 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
         help="on the page, train the head on the features for so long (default: 0, not at all)",
     )
     command.add_argument(
-        "--lr", metavar="RATE", type=_rate, default=0.1, help="learning rate there (default: 0.1)"
+        "--lr",
+        metavar="RATE",
+        type=positive_number,
+        help=f"learning rate there (default: {DEFAULT_RATE})",
     )
-
-
-def _rate(text: str) -> float:
-    if not 0 < (value := float(text)) < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
 
 
 def run(options: argparse.Namespace) -> int:
@@ -79,14 +82,8 @@ def run(options: argparse.Namespace) -> int:
     from caffe_margin.nets.margin import margin_param, type_name
     from caffe_margin.study.compare import RULES, compare
 
-    if options.train and options.report is None:
-        raise ValueError("--train is a part of the page: give --report DIR too")
     net, layer_param = read_layer(options)
-    if options.report is not None and layer_param.type != "MarginInnerProduct":
-        raise ValueError(
-            f"--report is a page about MarginInnerProduct, and layer {layer_param.name!r} is a "
-            f"{layer_param.type}: leave --report out for the table"
-        )
+    _check_page(options, layer_param)
     batch, sources = read_batch(options, net, layer_param)
     facts = {
         "net": net.name or options.net,
@@ -132,6 +129,25 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _check_page(options: argparse.Namespace, layer_param: pb.LayerParameter) -> None:
+    """Raise ValueError where the page that is asked for cannot be made, or an option lacks it."""
+    asked = {
+        "--report": options.report is not None,
+        "--train": options.train,
+        "--lr": options.lr is not None,
+    }
+    if any(asked.values()) and layer_param.type != "MarginInnerProduct":
+        names = " and ".join(name for name, given in asked.items() if given)
+        raise ValueError(
+            f"the page is about MarginInnerProduct, and layer {layer_param.name!r} is a "
+            f"{layer_param.type}: leave {names} out for the table"
+        )
+    if asked["--lr"] and not asked["--train"]:
+        raise ValueError("--lr is of the training: give --train ITERS too")
+    if asked["--train"] and not asked["--report"]:
+        raise ValueError("--train is a part of the page: give --report DIR too")
+
+
 def _print(comparison: Comparison, facts: Mapping[str, str]) -> None:
     from caffe_margin.cli.tables import compare_table, console
 
@@ -174,7 +190,7 @@ def _train(options: argparse.Namespace, batch: Batch) -> Training:
 
     # The authors' own solver, but for its steps in the learning rate.
     solver_param = pb.SolverParameter(
-        base_lr=options.lr, lr_policy="fixed", momentum=0.9, weight_decay=0.0005
+        base_lr=options.lr or DEFAULT_RATE, lr_policy="fixed", momentum=0.9, weight_decay=0.0005
     )
     with progress("training", options.json) as track:
         names = track(RUNS)

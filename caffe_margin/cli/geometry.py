@@ -11,8 +11,10 @@ from caffe_margin.cli.common import (
     Commands,
     add_command,
     add_json,
+    number,
     png,
     positive,
+    positive_number,
     print_json,
     show_path,
 )
@@ -53,22 +55,18 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
     command.add_argument(
         "--lengths",
         metavar="LENGTH",
-        type=_length,
+        type=positive_number,
         nargs=2,
         help="of the two weights, for L-Softmax; A-Softmax has no regard to them",
     )
-    command.add_argument("--out", metavar="FILE.png", type=png, help="draw it, at most four m")
+    command.add_argument(
+        "-o", "--out", metavar="FILE.png", type=png, help="draw it, at most four m"
+    )
 
 
 def _angle(text: str) -> float:
-    if not 0 < (value := float(text)) <= 180:
+    if not 0 < (value := number(text)) <= 180:
         raise argparse.ArgumentTypeError(f"{text} is not above 0 and up to 180")
-    return value
-
-
-def _length(text: str) -> float:
-    if not 0 < (value := float(text)) < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return value
 
 

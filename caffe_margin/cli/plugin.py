@@ -38,6 +38,7 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
     add_net(command, "a .prototxt")
     command.add_argument(
         "-o",
+        "--out",
         "--output",
         metavar="FILE",
         type=file_name,
@@ -62,8 +63,8 @@ def run(options: argparse.Namespace) -> int:
     text = prototxt.read_text(options.net)
     change = plugin_text.from_python if options.reverse else plugin_text.to_python
     new = change(text, filename=options.net)
-    if options.output:
-        prototxt.write_text(new.text, options.output)
+    if options.out:
+        prototxt.write_text(new.text, options.out)
     else:
         sys.stdout.flush()
         sys.stdout.buffer.write(new.text.encode("utf-8", "surrogateescape"))

@@ -42,7 +42,7 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
     )
     command.add_argument("--rule", action=Renamed, new="--gradient")
     command.add_argument(
-        "--out", metavar="FILE.npz", type=file_name, required=True, help="where to write it"
+        "-o", "--out", metavar="FILE.npz", type=file_name, required=True, help="where to write it"
     )
 
 
@@ -54,7 +54,6 @@ def run(options: argparse.Namespace) -> int:
     from caffe_margin.files.visible import visible
     from caffe_margin.nets.margin import margin_param
     from caffe_margin.recordings.record import record
-    from caffe_margin.recordings.recording import rule_of
 
     net, layer_param = read_layer(options)
     batch, sources = read_batch(options, net, layer_param)
@@ -74,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
     )
     write_arrays(options.out, recording)
     M, (N, K) = batch.label.size, batch.weight.shape
-    lambda_, gradient = float(recording["top1_data"][0]), rule_of(recording["rule"]).name
+    lambda_, gradient = float(recording["top1_data"][0]), str(recording["rule"])
     if options.json:
         print_json(
             {

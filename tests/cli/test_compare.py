@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -82,6 +83,9 @@ def test_large_margin(capsys, tmp_path):
     assert main(["compare", *arguments, "--report", str(tmp_path / "page")]) == 2
     assert "leave --report out" in capsys.readouterr().err
     assert not (tmp_path / "page").exists()
+    # No page is advised that cannot be had.
+    assert main(["compare", *arguments, "--train", "3"]) == 2
+    assert "leave --train out" in capsys.readouterr().err
 
 
 def test_defaults_come_from_the_net(net, capsys):
@@ -231,6 +235,21 @@ def test_weights_of_another_layer(net, capsys, tmp_path):
     cm.write_weights({"fc7": [np.ones((5, 8), np.float32)]}, path)
     assert main(["compare", net, "--weights", str(path)]) == 2
     assert "no weight for layer 'fc6'; it has fc7" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("train", [[], ["--train", "0"]], ids=["none", "0"])
+def test_a_learning_rate_without_training(train, net, capsys, tmp_path):
+    page = tmp_path / "page"
+    assert main(["compare", net, "--report", str(page), "--lr", "3", *train]) == 2
+    assert "--lr is of the training: give --train" in capsys.readouterr().err
+    assert not page.exists()
+
+
+def test_help_counts_the_departures(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["compare", "--help"])
+    assert len(dataclasses.fields(cm.GradientRule)) == 4
+    assert "the four departures alone" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(

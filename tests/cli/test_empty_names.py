@@ -15,7 +15,7 @@ NET = str(MODELS / "sphereface_model.prototxt")
         ["compare", NET, "--weights", ""],
         ["compare", NET, "--features", ""],
         ["compare", NET, "--report", ""],
-        ["record", NET, "--out", ""],
+        ["record", NET, "-o", ""],
         ["schedule", NET, "--solver", ""],
         ["schedule", NET, "--solverstate", ""],
         ["schedule", NET, "--plot", ""],
@@ -30,4 +30,4 @@ def test_refused(arguments, capsys):
         main(arguments)
     printed = capsys.readouterr()
     assert not printed.out
-    assert "empty string" in printed.err or "does not end in .png" in printed.err
+    assert "empty string" in printed.err

@@ -115,4 +115,4 @@ def test_angles_refused(angle):
 def test_the_picture_is_a_png(capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["geometry", "--out", "x.jpg"])
-    assert "argument --out: x.jpg does not end in .png" in capsys.readouterr().err
+    assert "argument -o/--out: x.jpg does not end in .png" in capsys.readouterr().err

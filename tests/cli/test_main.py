@@ -18,6 +18,31 @@ def test_bad_usage(arguments, capsys):
     assert "usage: caffe-margin" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["compare", "x", "--batch", "2.5"], "--batch: '2.5' is not a whole number"),
+        (["compare", "x", "--seed", "one"], "--seed: 'one' is not a whole number"),
+        (["compare", "x", "--lr", "fast"], "--lr: 'fast' is not a number"),
+        (["compare", "x", "--lr", "inf"], "--lr: inf is not a positive number"),
+        (["geometry", "--angle", "x"], "--angle: 'x' is not a number"),
+        (["geometry", "--lengths", "1", "x"], "--lengths: 'x' is not a number"),
+    ],
+)
+def test_what_is_no_number_is_told_so(arguments, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert capsys.readouterr().err.endswith(f"error: argument {message}\n")
+
+
+def test_a_net_in_the_solvers_place(capsys):
+    net = str(MODELS / "sphereface_model.prototxt")
+    assert main(["schedule", net, "--solver", net]) == 2
+    error = capsys.readouterr().err
+    assert "belongs to a net, and this must be a solver\n" in error
+    assert "read_net" not in error
+
+
 @pytest.mark.parametrize("command", [command.__name__.split(".")[-1] for command in cli.COMMANDS])
 def test_help_has_an_example(command, capsys):
     with pytest.raises(SystemExit, match="0"):

@@ -32,6 +32,15 @@ def test_standard_output_and_bytes_that_are_no_utf8(tmp_path, capfdbinary):
     assert capfdbinary.readouterr().out == model.read_bytes()
 
 
+@pytest.mark.parametrize("option", ["-o", "--out", "--output"])
+def test_names_of_the_output(option, tmp_path, capfd):
+    assert main(["plugin", str(MODEL), option, str(tmp_path / "plugin.prototxt")]) == 0
+    written = (tmp_path / "plugin.prototxt").read_text()
+    assert not capfd.readouterr().out
+    assert main(["plugin", str(MODEL)]) == 0
+    assert capfd.readouterr().out == written
+
+
 def test_in_place(tmp_path):
     path = tmp_path / "net.prototxt"
     path.write_bytes(MODEL.read_bytes())
