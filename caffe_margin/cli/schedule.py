@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from caffe_margin.cli.batch import read_layer
 from caffe_margin.cli.common import (
@@ -167,15 +167,7 @@ def _table(
                 "last": last,
                 "lambda_min_reached": reached,
                 "readings": readings,
-                "steps": [
-                    {
-                        "iteration": step.iteration,
-                        "lambda": step.lambda_,
-                        "share_of_margin": step.share,
-                        "note": step.note,
-                    }
-                    for step in steps
-                ],
+                "steps": [_as_dict(step) for step in steps],
             }
         )
         return 0
@@ -186,6 +178,15 @@ def _table(
             "last is {last}: add --started-at {started_at}".format(param.iteration, **other)
         )
     return 0
+
+
+def _as_dict(step: Step) -> dict[str, Any]:
+    return {
+        "iteration": step.iteration,
+        "lambda": step.lambda_,
+        "share_of_margin": step.share,
+        "note": step.note,
+    }
 
 
 def _plot(
@@ -306,6 +307,21 @@ def _resume(
             }
         )
         return 0
+    _print_resume(options, layer, iter_, solver, now, readings)
+    return 0
+
+
+def _print_resume(
+    options: argparse.Namespace,
+    layer: pb.LayerParameter,
+    iter_: int,
+    solver: pb.SolverParameter | None,
+    now: float,
+    readings: Sequence[dict[str, Any]],
+) -> None:
+    from caffe_margin.nets.margin import margin_param
+
+    path, param = options.solverstate, margin_param(layer)
     for reading in readings:
         print(f"iteration: {reading['iteration']}")
         if param.iteration and options.started_at is None:
@@ -320,10 +336,12 @@ def _resume(
         )
     place = f"in the parameters of layer {visible(layer.name)} of {show_path(options.net)}"
     print(f"# {place}, to resume {show_path(os.path.basename(path))}")
-    if iter_size > 1:
-        print(f"# {iter_} iterations of {iter_size} Forwards each, which is the solver's iter_size")
+    if solver is not None and solver.iter_size > 1:
+        print(
+            f"# {iter_} iterations of {solver.iter_size} Forwards each, which is the solver's "
+            f"iter_size"
+        )
     elif solver is None:
         print("# one Forward an iteration; where the solver has an iter_size, add --solver SOLVER")
-    then = " or ".join(f"{lambda_:g}" for lambda_ in lambdas)
+    then = " or ".join(f"{reading['lambda']:g}" for reading in readings)
     print(f"# lambda of the next Forward: {then}; from iteration: {param.iteration}, {now:g}")
-    return 0
