@@ -185,9 +185,11 @@ def _coefficients(
     if m == 1:
         return LabelCoefficients(w=one, x=0 * one, weight=one)
 
+    value = psi(cos_theta, m)
+
     def side(slope: Array, normalized: bool) -> tuple[Array, Array]:
         """Return coeff_w and -s, for psi' or what is taken for it."""
-        rest = psi(cos_theta, m) - cos_theta * slope
+        rest = value - cos_theta * slope
         if normalized:
             coeff_norm = hypot(slope, rest / ratio)
             return slope / coeff_norm, rest / coeff_norm
