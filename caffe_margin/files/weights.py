@@ -12,6 +12,11 @@ from caffe_margin.files.load import StrPath, naming
 from caffe_margin.files.prototxt import load_net, write_net
 
 
+def is_hdf5_name(path: StrPath) -> bool:
+    """Whether a file of this name is to be HDF5."""
+    return str(path).endswith((".h5", ".hdf5"))
+
+
 def read_weights(path: StrPath) -> dict[str, list[np.ndarray]]:
     """Read the parameter blobs of a .caffemodel, V0 and V1 files too.
 

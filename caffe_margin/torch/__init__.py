@@ -21,8 +21,9 @@ except ModuleNotFoundError as error:
 from caffe_margin.torch import functional
 from caffe_margin.torch.large_margin_inner_product import LargeMarginInnerProduct
 from caffe_margin.torch.margin_inner_product import MarginInnerProduct
+from caffe_margin.torch.net import Net
 
-__all__ = ["LargeMarginInnerProduct", "MarginInnerProduct", "functional"]
+__all__ = ["LargeMarginInnerProduct", "MarginInnerProduct", "Net", "functional"]
 
 
 def __dir__() -> list[str]:

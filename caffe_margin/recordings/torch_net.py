@@ -1,0 +1,197 @@
+"""Recordings of whole nets and of single layers, replayed through PyTorch."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+import caffe_margin.torch as cmt
+from caffe_margin.files.npz import read_arrays
+from caffe_margin.layers.checks import DTYPES
+from caffe_margin.recordings.check import Check, compare_blob
+from caffe_margin.recordings.recording import Recording
+
+if TYPE_CHECKING:
+    from caffe_margin.torch.weights import Weights
+
+ENGINE = "torch"
+RTOL_FLOAT64 = 1e-10
+RTOL_FLOAT32 = 2e-6
+GAPS = 4
+"""A float32 blob may be as many times as far off as Caffe's own float is from its double."""
+
+
+def replay_through_torch(
+    recording: Recording,
+    path: str | os.PathLike[str],
+    rtol: float | None,
+    weights: Weights | None,
+) -> Iterator[Check]:
+    """Yield every blob and parameter of a recorded net held against what PyTorch computes.
+
+    Args:
+        recording: of the kind ``net``.
+        path: where it lies; its double twin, ``NAME_float64.npz``, is looked for beside it.
+        rtol: a tolerance instead of `tolerance`'s.
+        weights: the parameters, where the recording does not hold them.
+
+    Raises:
+        ValueError: the net cannot be built, or the recording is not of this net.
+    """
+    dtype = _dtype(recording)
+    net = cmt.Net(recording.net(), phase=recording.text("phase"), dtype=_torch_dtype(dtype))
+    _set_params(net, recording, weights)
+    inputs = {name: torch.from_numpy(array) for name, array in _inputs(net, recording).items()}
+    blobs: dict[str, Tensor] = {}
+    for _ in range(recording.number("forwards") if "forwards" in recording else 1):
+        blobs = net(keep="all", **inputs)
+    if "backward" not in recording or recording.array("backward", "b", ()):
+        _backward(net, blobs, recording)
+    rtol = tolerance(recording, path) if rtol is None else rtol
+    for key, array in recording.arrays.items():
+        computed = _computed(key, blobs, net.params)
+        if computed is None:
+            continue
+        if key.startswith("blob_part/"):
+            computed = computed[:, : array.shape[1]]
+        yield compare_blob(key, ENGINE, computed, array, rtol)
+
+
+def tolerance(recording: Recording, path: str | os.PathLike[str]) -> float:
+    """Return how far a blob may be off, of its largest magnitude.
+
+    1e-10 in float64. In float32 four times the largest gap between this recording and the same
+    net in double, where that lies beside it, and 2e-6 at least: what float32 determines.
+    """
+    if _dtype(recording) == np.float64:
+        return RTOL_FLOAT64
+    twin = Path(path).with_name(f"{Path(path).stem}_float64.npz")
+    if not twin.exists():
+        return RTOL_FLOAT32
+    gaps = [0.0]
+    for key, double in read_arrays(twin).items():
+        single = recording.arrays.get(key)
+        if not _is_result(key) or single is None or single.shape != double.shape:
+            continue
+        finite = np.isfinite(double) & np.isfinite(single)
+        if finite.any() and (largest := np.abs(double[finite]).max()) > 0:
+            gaps.append(float(np.abs(single[finite] - double[finite]).max() / largest))
+    return max(RTOL_FLOAT32, GAPS * max(gaps))
+
+
+def _is_result(key: str) -> bool:
+    kind, _, rest = key.partition("/")
+    part = rest.rpartition("/")[2]
+    return kind in ("blob", "blob_part", "param") and part in ("data", "diff")
+
+
+def _dtype(recording: Recording) -> np.dtype[Any]:
+    for key, array in recording.arrays.items():
+        if key.startswith(("input/", "blob/", "blob_part/")) and array.dtype in DTYPES:
+            return array.dtype
+    raise ValueError("the recording holds no blob of float32 or float64")
+
+
+def _torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:
+    return torch.float64 if dtype == np.float64 else torch.float32
+
+
+def _set_params(net: cmt.Net, recording: Recording, weights: Weights | None) -> None:
+    """Give the net the parameters that were there before the first Forward."""
+    if weights is not None:
+        unfilled, _ = net.load_weights(weights)
+    elif "recipe_seed" in recording:
+        unfilled, _ = net.load_weights(_drawn(recording))
+    else:
+        arrays = {
+            name: [
+                recording.floats(f"param/{name}/{i}/data_before", tuple(blob.shape))
+                for i, blob in enumerate(blobs)
+            ]
+            for name, blobs in net.params.items()
+        }
+        unfilled, _ = net.load_weights(arrays)
+    if unfilled:
+        raise ValueError(f"there are no weights for {', '.join(map(repr, unfilled))}")
+
+
+def _drawn(recording: Recording) -> dict[str, list[NDArray]]:
+    """Return parameters that are not in the file: how they were drawn is, an entry a blob."""
+    rng = np.random.RandomState(recording.number("recipe_seed"))
+    dtype = _dtype(recording)
+    arrays: dict[str, list[NDArray]] = {}
+    for layer, shape, offset, scale in zip(
+        recording.array("recipe_layer", "U").tolist(),
+        recording.array("recipe_shape", "U").tolist(),
+        recording.array("recipe_offset", "f").tolist(),
+        recording.array("recipe_scale", "f").tolist(),
+        strict=True,
+    ):
+        dims = tuple(map(int, shape.split(",")))
+        if math.prod(dims) > 2**28:
+            raise ValueError(f"recipe_shape has a blob of {dims}; up to 2^28 values are drawn")
+        arrays.setdefault(layer, []).append((offset + scale * rng.randn(*dims)).astype(dtype))
+    return arrays
+
+
+def _inputs(net: cmt.Net, recording: Recording) -> dict[str, NDArray]:
+    """Return what was in the data layers' tops: as put there, or as found afterwards."""
+    return {
+        name: recording.array(key, "fiu")
+        for name in net.inputs
+        for key in (f"input/{name}", f"blob/{name}/data")
+        if key in recording
+    }
+
+
+def _backward(net: cmt.Net, blobs: Mapping[str, Tensor], recording: Recording) -> None:
+    """Run Backward from the losses' weights and the recorded diffs of the other outputs."""
+    diffs = {name: torch.full_like(blobs[name], w) for name, w in net.loss_weights.items()}
+    for name, blob in blobs.items():
+        if f"top_diff/{name}" in recording:
+            diff = recording.floats(f"top_diff/{name}", tuple(blob.shape))
+            diffs[name] = torch.from_numpy(diff)
+    roots = [name for name in diffs if blobs[name].requires_grad]
+    torch.autograd.backward([blobs[name] for name in roots], [diffs[name] for name in roots])
+
+
+def _computed(
+    key: str, blobs: Mapping[str, Tensor], params: Mapping[str, list[Tensor]]
+) -> NDArray | None:
+    """Return what a key of the recording stands for; None where it is no result."""
+    kind, _, rest = key.partition("/")
+    if kind == "norm":
+        blob = _blob(rest, blobs).detach().double()
+        return np.array([blob.abs().max(), blob.norm()]).astype(_numpy_dtype(blobs[rest]))
+    if not _is_result(key):
+        return None
+    name, _, part = rest.rpartition("/")
+    if kind == "param":
+        layer, _, i = name.rpartition("/")
+        if layer not in params or int(i) >= len(params[layer]):
+            raise ValueError(f"the recording has {key}, and the net no such parameter")
+        blob = params[layer][int(i)]
+    else:
+        blob = _blob(name, blobs)
+    if part == "data":
+        return blob.detach().numpy()
+    # Zero says in Caffe that nobody asked for it.
+    return (torch.zeros_like(blob) if blob.grad is None else blob.grad).detach().numpy()
+
+
+def _blob(name: str, blobs: Mapping[str, Tensor]) -> Tensor:
+    if name not in blobs:
+        raise ValueError(f"the recording has a blob {name!r}, and the net none")
+    return blobs[name]
+
+
+def _numpy_dtype(blob: Tensor) -> np.dtype[Any]:
+    return np.dtype(np.float64 if blob.dtype == torch.float64 else np.float32)

@@ -1,0 +1,81 @@
+"""What every layer of a net is: a module from bottoms to tops, with Caffe's blobs by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from caffe_margin import caffe_margin_pb2 as pb
+from caffe_margin.nets.fillers import check_type, fill
+from caffe_margin.nets.shapes import LayerShapes
+
+
+class Layer(nn.Module):
+    """Base of the layers.
+
+    A layer is made from its message and the shapes around it. ``forward`` takes the bottoms, and
+    returns the top, or a tuple of the tops. It never writes into a bottom: that a top has a
+    bottom's name is the net's concern. Blobs' batch sizes, and heights and widths where the type
+    allows it, may differ from those it was made with.
+
+    Whether the net is Caffe's TRAIN or TEST is ``training``, as everywhere in PyTorch.
+
+    Attributes:
+        fillers: the names of Caffe's ``blobs``, in Caffe's order, and what fills each.
+    """
+
+    fillers: Mapping[str, pb.FillerParameter] = {}
+
+    def __init__(self, layer: pb.LayerParameter, shapes: LayerShapes) -> None:
+        """Make a layer without blobs; the types that have some, or a parameter, add them.
+
+        Args:
+            layer: the layer's message.
+            shapes: the shapes around it.
+        """
+        super().__init__()
+
+    def add_blob(
+        self,
+        name: str,
+        shape: Sequence[int | None],
+        filler: pb.FillerParameter | None = None,
+        *,
+        learned: bool = True,
+    ) -> None:
+        """Add one of Caffe's blobs: a parameter, or a buffer where no solver changes it.
+
+        Args:
+            name: the attribute that will hold it.
+            shape: the blob's, from `LayerShapes.params`.
+            filler: what fills it; zeros if None.
+            learned: whether it is a parameter.
+
+        Raises:
+            ValueError: a dimension is unknown, or Caffe has no such filler.
+        """
+        if None in shape:
+            raise ValueError(f"the shape of {name} is not known: {tuple(shape)}")
+        blob = torch.empty([dim or 0 for dim in shape])
+        if learned:
+            self.register_parameter(name, nn.Parameter(blob))
+        else:
+            self.register_buffer(name, blob)
+        filler = filler or pb.FillerParameter()
+        check_type(filler)
+        self.fillers = {**self.fillers, name: filler}
+
+    @property
+    def blobs(self) -> list[Tensor]:
+        """Caffe's ``blobs``, in Caffe's order."""
+        return [getattr(self, name) for name in self.fillers]
+
+    @torch.no_grad()
+    def fill(self, rng: np.random.Generator) -> None:
+        """Fill the blobs as Caffe does before training."""
+        for name, filler in self.fillers.items():
+            blob = getattr(self, name)
+            blob.copy_(torch.from_numpy(fill(filler, tuple(blob.shape), rng)))

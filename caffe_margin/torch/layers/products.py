@@ -1,0 +1,34 @@
+"""Layers that multiply features by a weight."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from caffe_margin import caffe_margin_pb2 as pb
+from caffe_margin.nets.shapes import LayerShapes
+from caffe_margin.torch.layers.layer import Layer
+
+
+class InnerProduct(Layer):
+    """All axes from ``axis`` on, flattened, times the weight, plus the bias."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, layer: pb.LayerParameter, shapes: LayerShapes) -> None:
+        super().__init__(layer, shapes)
+        param = layer.inner_product_param
+        self.axis = param.axis
+        self.transpose = param.transpose
+        weight, *bias = shapes.params
+        self.add_blob("weight", weight, param.weight_filler)
+        if bias:
+            self.add_blob("bias", bias[0], param.bias_filler)
+        else:
+            self.bias = None
+
+    def forward(self, bottom: Tensor) -> Tensor:
+        """Source: InnerProductLayer."""
+        weight = self.weight.T if self.transpose else self.weight
+        return F.linear(bottom.flatten(self.axis), weight, self.bias)

@@ -1,0 +1,60 @@
+"""The table of the layers: type to module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+from caffe_margin import caffe_margin_pb2 as pb
+from caffe_margin.files.names import near
+from caffe_margin.nets.shapes import LayerShapes
+from caffe_margin.torch.layers import arrangement, losses, neurons, products
+from caffe_margin.torch.layers.layer import Layer
+
+Maker: TypeAlias = Callable[[pb.LayerParameter, LayerShapes], Layer]
+
+FED: frozenset[str] = frozenset(
+    {"Input", "Data", "ImageData", "HDF5Data", "MemoryData", "WindowData"}
+)
+"""Types that have no module: their tops are handed to the net."""
+
+LAYERS: dict[str, Maker] = {
+    "InnerProduct": products.InnerProduct,
+    "ReLU": neurons.ReLU,
+    "Sigmoid": neurons.Sigmoid,
+    "TanH": neurons.TanH,
+    "Eltwise": arrangement.Eltwise,
+    "Split": arrangement.Split,
+    "EuclideanLoss": losses.EuclideanLoss,
+}
+"""For each type the module, made from the layer's message and the shapes around it."""
+
+LOSS_TYPES = frozenset(type for type in LAYERS if type.endswith("Loss"))
+"""Caffe's LossLayers: their top has a loss weight of 1 where the file says nothing."""
+
+
+def make_layer(layer: pb.LayerParameter, shapes: LayerShapes) -> Layer | None:
+    """Return a layer's module; None where its tops are handed to the net.
+
+    Raises:
+        ValueError: the layer asks for what its type cannot do.
+    """
+    if layer.type in FED:
+        return None
+    try:
+        return LAYERS[layer.type](layer, shapes)
+    except ValueError as error:
+        raise ValueError(f"layer {layer.name!r} ({layer.type}): {error}") from None
+
+
+def refuse_unknown(net: pb.NetParameter) -> None:
+    """Raise ValueError, naming every layer of a type that is not in the table."""
+    types = {*LAYERS, *FED}
+    missing = [layer for layer in net.layer if layer.type not in types]
+    if not missing:
+        return
+    names = ", ".join(f"{layer.name!r} is of type {layer.type!r}" for layer in missing[:10])
+    more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
+    meant = near(missing[0].type, types)
+    hint = f"did you mean {meant!r}?" if meant else f"it has {', '.join(sorted(types))}"
+    raise ValueError(f"the PyTorch engine lacks a layer type: {names}{more}; {hint}")

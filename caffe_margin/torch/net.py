@@ -1,0 +1,413 @@
+"""A whole net of Caffe's as an `nn.Module`."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from caffe_margin import caffe_margin_pb2 as pb
+from caffe_margin.files.load import StrPath
+from caffe_margin.files.names import near
+from caffe_margin.files.prototxt import read_net
+from caffe_margin.nets import plugin_text
+from caffe_margin.nets.select import filter_net
+from caffe_margin.nets.shapes import LayerShapes, unknown_inputs
+from caffe_margin.nets.splits import insert_splits
+from caffe_margin.torch.layers.layer import Layer
+from caffe_margin.torch.layers.table import LOSS_TYPES, make_layer, refuse_unknown
+from caffe_margin.torch.sharing import share_params
+from caffe_margin.torch.weights import (
+    Loaded,
+    Weights,
+    infer_with_blobs,
+    load_into,
+    read_all,
+    save_from,
+    take_blobs,
+)
+
+AUTOMATIC = "(automatic)"
+"""What Caffe's Net calls the top of a loss that names none."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One layer's turn in a Forward.
+
+    Attributes:
+        module: the layer's name among the net's modules; empty where it has to be fed.
+        name: the layer's, for messages.
+        bottoms, tops: names of blobs.
+        propagate_down: for each bottom what the file says; None where it says nothing.
+        last: the blobs that nobody reads afterwards.
+    """
+
+    module: str
+    name: str
+    bottoms: tuple[str, ...]
+    tops: tuple[str, ...]
+    propagate_down: tuple[bool | None, ...]
+    last: tuple[str, ...] = ()
+
+
+class Net(nn.Module):
+    """A net of Caffe's, with Caffe's own numbers.
+
+        >>> import torch
+        >>> net = Net("models/sphereface4_deploy.prototxt")
+        >>> net(data=torch.randn(2, 3, 112, 96))["fc5"].shape
+        torch.Size([2, 512])
+        >>> net.params["fc5"][0] is net.fc5.weight
+        True
+
+    It is made as Caffe makes it: old formats are upgraded, the layers that a phase, a level and
+    stages keep are kept, blobs that several layers read are split, parameters of one name are
+    shared, and filled by their fillers, or taken from ``weights``. Caffe's parameters with
+    ``lr_mult: 0`` need no gradient; those that no solver changes, such as BatchNorm's statistics,
+    are buffers.
+
+    A layer is a submodule under its own name, so that a ``state_dict`` has ``LAYER.weight``,
+    ``LAYER.bias`` and so on. A dot in a name becomes ``_``, and a name that a module has
+    already, such as ``type``, gets a ``_`` at its end.
+
+    Whether layers behave as in Caffe's TRAIN or TEST is ``training``, set by ``phase`` and then
+    by ``train()`` and ``eval()``; which layers there are stays as it was.
+
+    Where the file leaves open what the parameters' shapes depend on, as the size of the images in
+    an ImageData layer, the shapes come from ``shapes``, from ``weights``, or else from the first
+    batch: until then the net has no parameters, and says so when asked for them.
+
+    Args:
+        net: a file, text or binary, or a message; left alone.
+        weights: what `load_weights` takes.
+        phase: ``"TRAIN"`` or ``"TEST"``.
+        level: what ``min_level`` and ``max_level`` of a layer are held against.
+        stages: what ``stage`` and ``not_stage`` are held against.
+        shapes: of the tops of data layers, by name, instead of the file's.
+        seed: of the fillers; None takes it from `torch`'s generator.
+        device: of the parameters.
+        dtype: of the parameters; float32 by default.
+
+    Attributes:
+        params: for each layer that has any Caffe's ``blobs``, in Caffe's order.
+        loss_weights: for each top that is part of the objective its weight.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the net is none that Caffe would build, or has a layer of a type that is not
+            in the table, or the weights do not fit.
+    """
+
+    def __init__(
+        self,
+        net: StrPath | pb.NetParameter,
+        weights: Weights | None = None,
+        *,
+        phase: str = "TEST",
+        level: int = 0,
+        stages: Iterable[str] = (),
+        shapes: Mapping[str, Sequence[int]] | None = None,
+        seed: int | None = None,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        param = net if isinstance(net, pb.NetParameter) else read_net(net)
+        param = filter_net(param, phase, level, stages)
+        plugin_text.restore(param)
+        refuse_unknown(param)
+        self.param, arrays = take_blobs(insert_splits(param))
+        if weights is not None:
+            arrays |= read_all(weights)
+        self.loss_weights: dict[str, float] = {}
+        self._steps: list[Step] = []
+        self._outputs: tuple[str, ...] = ()
+        self._seed = int(torch.randint(2**31, ())) if seed is None else seed
+        self._dtype = dtype
+        self._pending: dict[str, list[np.ndarray]] | None = arrays
+        self.train(phase == "TRAIN")
+        layers = infer_with_blobs(self.param, shapes, arrays)
+        if not _waits(self.param, layers):
+            self._build(layers, device)
+
+    # Making it.
+
+    def _build(self, layers: Sequence[LayerShapes], device: Any) -> None:
+        """Make the layers, fill them, and load what weights there are."""
+        if problems := [(layer, layer.problem) for layer in layers if layer.problem]:
+            layer, problem = problems[0]
+            raise ValueError(f"layer {layer.name!r}: {problem}")
+        modules = [make_layer(*pair) for pair in zip(self.param.layer, layers, strict=True)]
+        rng = np.random.default_rng(self._seed)
+        names = set(dir(self))
+        steps = []
+        for param, module in zip(self.param.layer, modules, strict=True):
+            name = ""
+            if module is not None:
+                name = _module_name(param.name, names)
+                names.add(name)
+                self._modules[name] = module.train(self.training)
+                module.fill(rng)
+            steps.append(self._step(name, param))
+        self._steps, self._outputs = _with_ends(steps, self.loss_weights)
+        share_params(self.param, self._layers())
+        self.to(device=device, dtype=self._dtype)
+        arrays, self._pending = self._pending or {}, None
+        if arrays:
+            unfilled, _ = self.load_weights(arrays)
+            if unfilled:
+                warnings.warn(
+                    f"no weights for {', '.join(map(repr, unfilled))}: filled by their fillers",
+                    stacklevel=4,
+                )
+
+    def _step(self, module: str, param: pb.LayerParameter) -> Step:
+        """Return a layer's turn, and note what its tops weigh in the objective."""
+        tops = list(param.top)
+        weights = list(param.loss_weight)
+        if param.type in LOSS_TYPES:
+            weights = weights or [1.0]
+            if not tops:
+                free = f"{AUTOMATIC}{param.name}" if AUTOMATIC in self.loss_weights else AUTOMATIC
+                tops = [free]
+        self.loss_weights.update(
+            (top, weight) for top, weight in zip(tops, weights, strict=False) if weight
+        )
+        propagate: list[bool | None] = list(param.propagate_down) or [None] * len(param.bottom)
+        return Step(module, param.name, tuple(param.bottom), tuple(tops), tuple(propagate))
+
+    def _layers(self) -> dict[str, Layer]:
+        """The layers by Caffe's names."""
+        return {step.name: self._layer(step) for step in self._steps if step.module}
+
+    def _layer(self, step: Step) -> Layer:
+        return cast("Layer", self._modules[step.module])
+
+    @property
+    def params(self) -> dict[str, list[Tensor]]:
+        """For each layer that has any, Caffe's blobs, in Caffe's order."""
+        self._check_built()
+        return {name: layer.blobs for name, layer in self._layers().items() if layer.fillers}
+
+    def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Parameter]]:
+        """As every module's.
+
+        Raises:
+            ValueError: the shapes are not known yet.
+        """
+        self._check_built()
+        return super().named_parameters(*args, **kwargs)
+
+    @property
+    def inputs(self) -> list[str]:
+        """The tops of data layers, which `forward` takes."""
+        return [top for layer in self.param.layer if not layer.bottom for top in layer.top]
+
+    def _check_built(self) -> None:
+        if self._pending is not None:
+            raise ValueError(
+                "the net's parameters are known with its first batch; give shapes= for "
+                f"{' and '.join(map(repr, self.inputs))} to have them now"
+            )
+
+    # Running it.
+
+    def forward(self, *, keep: Collection[str] | str = (), **inputs: Tensor) -> dict[str, Tensor]:
+        """Run the net.
+
+            >>> import torch
+            >>> net = Net("models/sphereface4_deploy.prototxt")
+            >>> blobs = net(data=torch.randn(1, 3, 112, 96), keep="all")
+            >>> blobs["fc5"].sum().backward()
+            >>> blobs["res2_3"].grad.shape
+            torch.Size([1, 128, 28, 24])
+
+        Args:
+            keep: names of blobs to return beside the outputs, or ``"all"``. Each has its ``grad``
+                after Backward, where it needs one. A blob that layers work on in place is what
+                the last of them left; its ``grad``, as Caffe's ``diff``, is what the first one
+                sends down.
+            **inputs: tensors for the tops of data layers, by name.
+
+        Returns:
+            The outputs by name: the tops that no layer reads, and those with a loss weight.
+
+        Raises:
+            ValueError: an input is missing, or is nobody's top, or a layer refuses its bottoms.
+        """
+        if self._pending is not None:
+            self._build_for(inputs)
+        blobs = dict(self._check_inputs(inputs))
+        wanted = self._wanted(keep)
+        first: dict[str, Tensor] = {}
+        for step in self._steps:
+            if not step.module or (not step.bottoms and blobs.keys() >= set(step.tops)):
+                continue
+            bottoms = [
+                _propagated(blobs[name], down)
+                for name, down in zip(step.bottoms, step.propagate_down, strict=True)
+            ]
+            tops = self._run(step, bottoms)
+            for name in step.last:
+                if name not in wanted:
+                    del blobs[name]
+            for name, top in zip(step.tops, tops, strict=False):
+                if name in wanted and name in blobs:
+                    first.setdefault(name, blobs[name])
+                blobs[name] = top
+                if name in wanted and top.requires_grad and keep:
+                    top.retain_grad()
+        for name, bottom in first.items() if keep else ():
+            if bottom.requires_grad:
+                bottom.register_hook(partial(setattr, blobs[name], "grad"))
+        return {name: blobs[name] for name in blobs if name in wanted}
+
+    def _run(self, step: Step, bottoms: list[Tensor]) -> Sequence[Tensor]:
+        try:
+            tops = self._layer(step)(*bottoms)
+        except (ValueError, RuntimeError, IndexError) as error:
+            shapes = ", ".join(str(tuple(bottom.shape)) for bottom in bottoms)
+            raise ValueError(f"layer {step.name!r}, with bottoms {shapes}: {error}") from error
+        return (tops,) if isinstance(tops, Tensor) else tops
+
+    def loss(self, blobs: Mapping[str, Tensor]) -> Tensor:
+        """Return the objective: the sum of what `forward` returned, weighted by ``loss_weight``.
+
+        Source: Layer::SetLossWeights.
+
+        Raises:
+            ValueError: no top of the net has a loss weight.
+        """
+        if not self.loss_weights:
+            raise ValueError("the net has no loss")
+        terms = [blobs[name].sum() * weight for name, weight in self.loss_weights.items()]
+        return torch.stack(terms).sum()
+
+    def _wanted(self, keep: Collection[str] | str) -> Collection[str]:
+        everything = [top for step in self._steps for top in step.tops]
+        if keep == "all":
+            return set(everything)
+        names = [keep] if isinstance(keep, str) else list(keep)
+        for name in names:
+            if name not in everything:
+                raise ValueError(f"the net has no blob {name!r}{_meant(name, everything)}")
+        return {*self._outputs, *names}
+
+    def _check_inputs(self, inputs: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+        """Yield the data layers' tops."""
+        fed = {top: step for step in self._steps if not step.bottoms for top in step.tops}
+        for name in inputs:
+            if name not in fed:
+                raise ValueError(
+                    f"input {name!r} is no data layer's top; they are "
+                    f"{', '.join(map(repr, fed)) or 'none'}"
+                )
+        for name, step in fed.items():
+            if name not in inputs and not step.module:
+                raise ValueError(f"input {name!r}, the top of {step.name!r}, is missing")
+            if name not in inputs:
+                continue
+            blob = inputs[name]
+            if self.param.force_backward and blob.is_floating_point() and not blob.requires_grad:
+                blob = blob.detach().requires_grad_()
+            yield name, blob
+
+    def _build_for(self, inputs: Mapping[str, Tensor]) -> None:
+        """Build with the shapes of a first batch."""
+        shapes = {name: tuple(blob.shape) for name, blob in inputs.items()}
+        device = next(iter(inputs.values())).device if inputs else None
+        layers = infer_with_blobs(self.param, shapes, self._pending or {})
+        self._build(layers, device)
+
+    # Weights.
+
+    def load_weights(self, weights: Weights) -> Loaded:
+        """Take the blobs of the layers that have the same name, all or none of them.
+
+            >>> net = Net("models/sphereface4_deploy.prototxt")
+            >>> net.save_weights("a.caffemodel")
+            >>> Net("models/sphereface4_deploy.prototxt").load_weights("a.caffemodel")
+            Loaded(unfilled=(), unused=())
+
+        A blob of four dimensions from an old file fits where the ones in front are more than the
+        net's. Source: Net::CopyTrainedLayersFrom.
+
+        Args:
+            weights: a file, ``.caffemodel`` or ``.h5``, or several, of which later ones count, or
+                blobs by layer.
+
+        Returns:
+            Names of the layers that were left as they are, and of those in the file that the net
+            does not have.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is no file of weights, or a layer's blobs have other shapes.
+        """
+        self._check_built()
+        return load_into(self.params, read_all(weights))
+
+    def save_weights(self, path: StrPath) -> None:
+        """Write all blobs to a file that Caffe reads, whole or not at all.
+
+        Args:
+            path: the file, in HDF5 where its name ends in ``.h5``, and else a ``.caffemodel``.
+
+        Raises:
+            ValueError: there are no blobs, or they take 2 GiB in a ``.caffemodel``.
+            OSError: the file cannot be written.
+        """
+        save_from(self.params, self.param, path)
+
+
+def _waits(param: pb.NetParameter, layers: Sequence[LayerShapes]) -> bool:
+    """Whether shapes of parameters depend on those of the first batch."""
+    unknown = any(
+        layer.problem or None in dims for layer in layers for dims in layer.params or [()]
+    )
+    return unknown and bool(unknown_inputs(param, layers))
+
+
+def _module_name(name: str, taken: Collection[str]) -> str:
+    """Return a layer's name as a module may be called."""
+    name = name.replace(".", "_") or "_"
+    while name in taken:
+        name += "_"
+    return name
+
+
+def _with_ends(
+    steps: Sequence[Step], loss_weights: Collection[str]
+) -> tuple[list[Step], tuple[str, ...]]:
+    """Return the steps with what each is the last to read, and the net's outputs."""
+    read: set[str] = set()
+    ended = []
+    for step in reversed(steps):
+        # A top of the same name is read by those above; it takes the bottom's place.
+        last = {name for name in step.bottoms if name not in read} - set(step.tops)
+        read |= set(step.bottoms)
+        ended.append(replace(step, last=tuple(last - set(loss_weights))))
+    tops = [top for step in steps for top in step.tops]
+    return ended[::-1], tuple(name for name in tops if name not in read or name in loss_weights)
+
+
+def _propagated(bottom: Tensor, down: bool | None) -> Tensor:
+    """Return a bottom as ``propagate_down`` would have it.
+
+    Source: Net::AppendBottom.
+    """
+    if down is None or down == bottom.requires_grad or not bottom.is_floating_point():
+        return bottom
+    return bottom.detach().requires_grad_(down)
+
+
+def _meant(name: str, names: Iterable[str]) -> str:
+    other = near(name, names)
+    return f"; did you mean {other!r}?" if other else ""
