@@ -272,7 +272,8 @@ def _resume(
     from caffe_margin.maths.annealing import Annealing
     from caffe_margin.nets.margin import margin_param
 
-    path, iter_ = options.solverstate, read_solverstate(options.solverstate)
+    path = options.solverstate
+    iter_ = read_solverstate(path).iteration
     if options.started_at is not None and options.started_at > iter_:
         raise ValueError(
             f"{path} is of iteration {iter_}, before --started-at {options.started_at}"

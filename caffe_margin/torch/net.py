@@ -157,7 +157,7 @@ class Net(nn.Module):
                 module.fill(rng)
             steps.append(self._step(name, param))
         self._steps, self._outputs = _with_ends(steps, self.loss_weights)
-        share_params(self.param, self._layers())
+        share_params(self.param, self.layers)
         self.to(device=device, dtype=self._dtype)
         arrays, self._pending = self._pending or {}, None
         if arrays:
@@ -183,8 +183,9 @@ class Net(nn.Module):
         propagate: list[bool | None] = list(param.propagate_down) or [None] * len(param.bottom)
         return Step(module, param.name, tuple(param.bottom), tuple(tops), tuple(propagate))
 
-    def _layers(self) -> dict[str, Layer]:
-        """The layers by Caffe's names."""
+    @property
+    def layers(self) -> dict[str, Layer]:
+        """The layers that have a module, by Caffe's names."""
         return {step.name: self._layer(step) for step in self._steps if step.module}
 
     def _layer(self, step: Step) -> Layer:
@@ -194,7 +195,7 @@ class Net(nn.Module):
     def params(self) -> dict[str, list[Tensor]]:
         """For each layer that has any, Caffe's blobs, in Caffe's order."""
         self._check_built()
-        return {name: layer.blobs for name, layer in self._layers().items() if layer.fillers}
+        return {name: layer.blobs for name, layer in self.layers.items() if layer.fillers}
 
     def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Parameter]]:
         """As every module's.

@@ -5,13 +5,16 @@ import pytest
 from caffe_margin.files.solverstate import read_solverstate
 
 # SolverState: iter is field 1, learned_net 2, history 3.
-STATE = b"\x08\x80\x7d" + b"\x12\x03a.b" + b"\x1a\x06\x2a\x04\x00\x00\x80\x3f"
+STATE = b"\x08\x80\x7d" + b"\x12\x03a.b" + b"\x1a\x0b\x2a\x04\x00\x00\x80\x3f\x3a\x03\x0a\x01\x01"
 
 
 def test_read_solverstate(tmp_path):
     path = tmp_path / "s_iter_16000.solverstate"
     path.write_bytes(STATE)
-    assert read_solverstate(path) == 16000
+    state = read_solverstate(path)
+    assert (state.iteration, state.learned_net, state.current_step) == (16000, "a.b", 0)
+    assert [blob.tolist() for blob in state.history] == [[1.0]]
+    assert (state.layer_iteration, state.seed) == ({}, None)
 
 
 @pytest.mark.parametrize(

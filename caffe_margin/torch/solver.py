@@ -1,0 +1,355 @@
+"""Caffe's solver: a net trained as its prototxt says, with snapshots that Caffe reads."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from caffe_margin import caffe_margin_pb2 as pb
+from caffe_margin.files.load import StrPath
+from caffe_margin.files.prototxt import read_solver
+from caffe_margin.files.solverstate import SolverState, read_solverstate, write_solverstate
+from caffe_margin.solver.learning_rate import multistep_drops
+from caffe_margin.solver.nets import testing_nets, training_net
+from caffe_margin.torch import optim
+from caffe_margin.torch.margin_layer import MarginLayer
+from caffe_margin.torch.net import Net
+from caffe_margin.torch.sharing import learnable_params, share_layers
+from caffe_margin.torch.weights import Weights, read_all
+
+Feed: TypeAlias = Callable[[int], Mapping[str, Tensor]]
+"""From how many Forwards came before to what goes into the net's data layers."""
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """What came of one iteration.
+
+    Attributes:
+        iteration: how often the weights have been updated, this time included.
+        loss: the objective, the mean over ``iter_size``.
+        smoothed_loss: the mean over the last ``average_loss`` iterations.
+        rate: the learning rate.
+        lambda_: of each layer with a margin at the last Forward, by name.
+        outputs: the net's outputs at the last Forward.
+        tests: what `Solver.test` gave for each test net, where it was time for it; it came first.
+        snapshot: the ``.solverstate`` that was written, where it was time for it; it came last.
+    """
+
+    iteration: int
+    loss: float
+    smoothed_loss: float
+    rate: float
+    lambda_: Mapping[str, float]
+    outputs: Mapping[str, Tensor] = field(repr=False)
+    tests: Sequence[Mapping[str, np.ndarray]] = ()
+    snapshot: str = ""
+
+
+class Solver:
+    """A solver of Caffe's.
+
+        >>> import torch
+        >>> x, label = torch.randn(2, 3, 112, 96), torch.tensor([3.0, 5.0])
+        >>> solver = Solver(
+        ...     "models/sphereface4_solver.prototxt",
+        ...     feed=lambda forwards: {"data": x, "label": label},
+        ...     shapes={"data": x.shape, "label": label.shape},
+        ... )
+        >>> solver.step(1).iteration
+        1
+
+    What is drawn in an iteration, by Dropout and the like, is a function of the seed and the
+    iteration: PyTorch's generator is set at the start of each.
+
+    Args:
+        solver: a file or a message.
+        weights: what `Net.load_weights` takes; they come after those of the solver's ``weights``.
+        feed: what goes into the net's data layers; None where these have sources.
+        test_feed: the same for each test net.
+        shapes: of the tops of data layers, where the files leave them open.
+        seed: of the fillers and of what is drawn; None for the solver's ``random_seed``, or, where
+            that is not set, for `torch`'s generator.
+        device: of the nets.
+        dtype: of the nets; float32 by default.
+
+    Attributes:
+        param: the solver's message.
+        net: the net that is trained.
+        test_nets: those it is tested by; they share its blobs and count their own Forwards.
+        optimizer: one of `caffe_margin.torch.optim`.
+        iteration: how often the weights have been updated.
+        seed: see there.
+
+    Raises:
+        FileNotFoundError: a file is not there.
+        ValueError: the solver is none that Caffe would run.
+    """
+
+    def __init__(
+        self,
+        solver: StrPath | pb.SolverParameter,
+        weights: Weights | None = None,
+        *,
+        feed: Feed | None = None,
+        test_feed: Sequence[Feed | None] = (),
+        shapes: Mapping[str, Sequence[int]] | None = None,
+        seed: int | None = None,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        folder: StrPath = "."
+        if isinstance(solver, pb.SolverParameter):
+            self.param = solver
+        else:
+            self.param, folder = read_solver(solver), Path(solver).parent
+        _check(self.param)
+        if seed is None:
+            drawn = self.param.random_seed < 0
+            seed = int(torch.randint(2**31, ())) if drawn else self.param.random_seed
+        self.seed = seed
+        options = {"shapes": shapes, "seed": seed, "device": device, "dtype": dtype}
+        self.net = _make(training_net(self.param, folder), **options)
+        self.test_nets = [_make(net, **options) for net in testing_nets(self.param, folder)]
+        for names in self.param.weights:
+            self.net.load_weights([name.strip() for name in names.split(",")])
+        if weights is not None:
+            self.net.load_weights(weights)
+        for net in self.test_nets:
+            share_layers(net, self.net)
+
+        self.iteration = 0
+        self._feed = feed
+        self._test_feed = [*test_feed, *[None] * (len(self.test_nets) - len(test_feed))]
+        self._forwards = 0
+        self._test_forwards = [0] * len(self.test_nets)
+        self._losses: deque[float] = deque(maxlen=self.param.average_loss)
+        self._margins = {
+            name: layer for name, layer in self.net.layers.items() if isinstance(layer, MarginLayer)
+        }
+        self._learnable = learnable_params(self.net.param, self.net.params)
+        groups: dict[tuple[float, float], list[Tensor]] = {}
+        for blob, *mults in self._learnable:
+            groups.setdefault((mults[0], mults[1]), []).append(blob)
+        self.optimizer = optim.of_solver(
+            self.param,
+            [
+                {"params": blobs, "lr_mult": lr_mult, "decay_mult": decay_mult}
+                for (lr_mult, decay_mult), blobs in groups.items()
+            ],
+        )
+        self._policy = optim.LRPolicy(self.optimizer, self.param)
+
+    # Training.
+
+    def run(self, iterations: int | None = None) -> Iterator[Iteration]:
+        """Train, and yield what came of each iteration. Source: Solver::Step.
+
+        Args:
+            iterations: how many; to ``max_iter`` if None.
+        """
+        stop = self.param.max_iter if iterations is None else self.iteration + iterations
+        self._losses.clear()
+        while self.iteration < stop:
+            p, tests = self.param, []
+            is_first = self.iteration == 0 and not p.test_initialization
+            if p.test_interval and self.iteration % p.test_interval == 0 and not is_first:
+                tests = [self.test(i) for i in range(len(self.test_nets))]
+            rate = self._policy.get_last_lr()[0]
+            loss, outputs = self._update()
+            self._losses.append(loss)
+            due = p.snapshot and self.iteration % p.snapshot == 0
+            yield Iteration(
+                self.iteration,
+                loss,
+                sum(self._losses) / len(self._losses),
+                float(rate),
+                {name: float(layer.lambda_) for name, layer in self._margins.items()},
+                outputs,
+                tests,
+                self.snapshot() if due else "",
+            )
+
+    def step(self, iterations: int = 1) -> Iteration:
+        """Train for some iterations, and return what came of the last."""
+        return deque(self.run(iterations), maxlen=1).pop()
+
+    def solve(self) -> list[Mapping[str, np.ndarray]]:
+        """Train to ``max_iter``, and finish; return the last tests. Source: Solver::Solve."""
+        deque(self.run(), maxlen=0)
+        return self.finish()
+
+    def finish(self) -> list[Mapping[str, np.ndarray]]:
+        """Do what Caffe does at the end of a run: a snapshot, one more Forward, the tests."""
+        p = self.param
+        if p.snapshot_after_train and (not p.snapshot or self.iteration % p.snapshot):
+            self.snapshot()
+        if p.display and self.iteration % p.display == 0:
+            with torch.no_grad():
+                self._forward()
+        if p.test_interval and self.iteration % p.test_interval == 0:
+            return [self.test(i) for i in range(len(self.test_nets))]
+        return []
+
+    def _update(self) -> tuple[float, Mapping[str, Tensor]]:
+        """Take one iteration: Forwards, Backwards, and the update."""
+        torch.manual_seed(_mix(self.seed, self.iteration))
+        self.optimizer.zero_grad()
+        total, outputs = 0.0, {}
+        for _ in range(self.param.iter_size):
+            outputs = self._forward()
+            loss = self.net.loss(outputs)
+            loss.backward()
+            total += float(loss.detach())
+        self.optimizer.step()
+        self._policy.step()
+        self.iteration += 1
+        return total / self.param.iter_size, outputs
+
+    def _forward(self) -> dict[str, Tensor]:
+        inputs = self._feed(self._forwards) if self._feed is not None else {}
+        outputs = self.net(**inputs)
+        self._forwards += 1
+        return outputs
+
+    @torch.no_grad()
+    def test(self, i: int = 0) -> dict[str, np.ndarray]:
+        """Return the mean of a test net's outputs over its ``test_iter``. Source: Solver::Test.
+
+        Its layers with a margin normalise the rows of the weights that both nets have, as Caffe's
+        do; what else there is of the training net stays as it was.
+        """
+        net, feed = self.test_nets[i], self._test_feed[i]
+        sums: dict[str, np.ndarray] = {}
+        for _ in range(self.param.test_iter[i]):
+            inputs = feed(self._test_forwards[i]) if feed is not None else {}
+            for name, top in net(**inputs).items():
+                sums[name] = sums.get(name, 0) + top.detach().cpu().numpy()
+            self._test_forwards[i] += 1
+        return {name: total / self.param.test_iter[i] for name, total in sums.items()}
+
+    # Snapshots.
+
+    def snapshot(self) -> str:
+        """Write the weights, then the state that names them; return the state's file.
+
+        Names and contents are Caffe's. Source: Solver::Snapshot.
+
+        Raises:
+            OSError: a file cannot be written.
+            ValueError: a file of the format BINARYPROTO would take 2 GiB.
+        """
+        is_hdf5 = self.param.snapshot_format == pb.SolverParameter.HDF5
+        stem, ending = f"{self.param.snapshot_prefix}_iter_{self.iteration}", ".h5" * is_hdf5
+        weights, path = f"{stem}.caffemodel{ending}", f"{stem}.solverstate{ending}"
+        self.net.save_weights(weights)
+        state = SolverState(
+            iteration=self.iteration,
+            learned_net=weights,
+            current_step=_current_step(self.param, self.iteration),
+            history=[_array(blob) for blob in self._history()],
+            layer_iteration={name: int(layer.iteration) for name, layer in self._margins.items()},
+            seed=self.seed,
+        )
+        write_solverstate(state, path)
+        return path
+
+    def restore(self, path: StrPath, *, as_caffe: bool = False) -> SolverState:
+        """Go on from a snapshot, Caffe's or ours; nothing changes where it does not fit.
+
+        Caffe's says nothing of how far the layers with a margin had counted: they start over at
+        their ``iteration``. Here they go on: from what our snapshot says, or else from their
+        ``iteration`` and ``iter_size`` a solver's iteration. So does the data.
+
+        Source: Solver::Restore.
+
+        Args:
+            path: the ``.solverstate``. The weights' file is looked for beside it where it is not
+                found as the state names it.
+            as_caffe: start layers and data over, as Caffe does.
+
+        Raises:
+            FileNotFoundError: a file is not there.
+            ValueError: it is no solver state, or not this solver's.
+        """
+        state = read_solverstate(path)
+        history = self._history()
+        shapes = [tuple(blob.shape) for blob in history]
+        stored = [blob.shape for blob in state.history]
+        if stored != shapes:
+            raise ValueError(
+                f"{path}: the history is {_shapes(stored)}, and this solver's {_shapes(shapes)}"
+            )
+        if state.learned_net:
+            beside = Path(path).parent / Path(state.learned_net).name
+            exists = Path(state.learned_net).exists()
+            self.net.load_weights(read_all(state.learned_net if exists else beside))
+        with torch.no_grad():
+            for blob, array in zip(history, state.history, strict=True):
+                blob.copy_(torch.from_numpy(array))
+        self.iteration = state.iteration
+        for group in self.optimizer.param_groups:
+            group["iteration"] = state.iteration
+        self._policy = optim.LRPolicy(self.optimizer, self.param, state.iteration - 1)
+        self._count(state, as_caffe)
+        return state
+
+    def _count(self, state: SolverState, as_caffe: bool) -> None:
+        """Set the counts of Forwards, which say where lambda and the data stand."""
+        if state.seed is not None and not as_caffe:
+            self.seed = state.seed
+        before = 0 if as_caffe else state.iteration
+        self._forwards = before * self.param.iter_size
+        for name, layer in self._margins.items():
+            start = layer.annealing.iteration + self._forwards
+            known = {} if as_caffe else state.layer_iteration
+            layer.iteration.fill_(known.get(name, start))
+        if interval := self.param.test_interval:
+            tests = -(-before // interval) - (before > 0 and not self.param.test_initialization)
+            self._test_forwards = [tests * count for count in self.param.test_iter]
+
+    def _history(self) -> list[Tensor]:
+        return self.optimizer.history(blob for blob, *_ in self._learnable)
+
+
+def _check(param: pb.SolverParameter) -> None:
+    if param.average_loss < 1:
+        raise ValueError(f"average_loss is {param.average_loss}; it must be positive")
+    if param.snapshot and not param.HasField("snapshot_prefix"):
+        raise ValueError("the solver has a snapshot interval, and no snapshot_prefix")
+
+
+def _make(net: pb.NetParameter, **options: Any) -> Net:
+    state = net.state
+    return Net(net, phase=pb.Phase.Name(state.phase), level=state.level, **options)
+
+
+def _current_step(param: pb.SolverParameter, iteration: int) -> int:
+    """Return how many steps the rate has taken. Source: SGDSolver::GetLearningRate."""
+    last = max(iteration - 1, 0)
+    if param.lr_policy == "step":
+        return last // param.stepsize
+    if param.lr_policy == "multistep":
+        return sum(drop <= last for drop in multistep_drops(param.stepvalue))
+    return 0
+
+
+def _mix(seed: int, iteration: int) -> int:
+    """Return a seed for an iteration."""
+    return int(np.random.SeedSequence([seed, iteration]).generate_state(1, np.uint64)[0])
+
+
+def _array(blob: Tensor) -> np.ndarray:
+    return blob.detach().cpu().contiguous().numpy()
+
+
+def _shapes(shapes: Sequence[tuple[int, ...]]) -> str:
+    some = ", ".join(map(str, shapes[:4]))
+    return f"{len(shapes)} blobs, {some}{', ...' * (len(shapes) > 4)}"
