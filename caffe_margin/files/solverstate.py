@@ -96,8 +96,6 @@ def write_solverstate(state: SolverState, path: StrPath) -> None:
     try:
         data = message.SerializeToString()
     except (EncodeError, ValueError):
-        raise ValueError(
-            f"{path}: the history takes 2 GiB or more; HDF5 has no such bound"
-        ) from None
+        raise ValueError(f"{path}: the history takes 2 GiB; HDF5 has no such bound") from None
     with atomic_write(path) as unfinished:
         unfinished.write_bytes(data)

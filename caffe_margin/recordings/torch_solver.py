@@ -49,7 +49,7 @@ def replay_solver(recording: Recording, rtol: float | None) -> Iterator[Check]:
     losses, lambdas = np.empty(T), np.empty(T)
     for done in solver.run(T):
         i = done.iteration
-        losses[i - 1] = float(solver.last_loss)
+        losses[i - 1] = float(solver.net.loss(done.outputs))
         lambdas[i - 1] = next(iter(done.lambda_.values()), np.nan)
         for name, array in _arrays(recording, f"weights/{i}").items():
             layer, _, index = name.rpartition("/")

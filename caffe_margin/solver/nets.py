@@ -9,7 +9,7 @@ from caffe_margin.files.load import StrPath
 from caffe_margin.files.prototxt import read_net
 
 
-def training_net(solver_param: pb.SolverParameter, folder: StrPath = ".") -> pb.NetParameter:
+def net_to_train(solver_param: pb.SolverParameter, folder: StrPath = ".") -> pb.NetParameter:
     """Return the net to train; its ``state`` is what it is to be filtered for.
 
     Source: Solver::InitTrainNet.
@@ -33,14 +33,14 @@ def training_net(solver_param: pb.SolverParameter, folder: StrPath = ".") -> pb.
     return net
 
 
-def testing_nets(solver_param: pb.SolverParameter, folder: StrPath = ".") -> list[pb.NetParameter]:
+def nets_to_test(solver_param: pb.SolverParameter, folder: StrPath = ".") -> list[pb.NetParameter]:
     """Return the nets to test by, one a ``test_iter``, in Caffe's order.
 
     Source: Solver::InitTestNets.
 
     Args:
         solver_param: the solver.
-        folder: as `training_net`.
+        folder: as `net_to_train`.
 
     Raises:
         FileNotFoundError: there is no such file.

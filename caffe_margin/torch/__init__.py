@@ -18,12 +18,13 @@ except ModuleNotFoundError as error:
         "caffe_margin.torch needs PyTorch: pip install 'caffe_margin[torch]'", name="torch"
     ) from None
 
-from caffe_margin.torch import functional
+from caffe_margin.torch import functional, optim
 from caffe_margin.torch.large_margin_inner_product import LargeMarginInnerProduct
 from caffe_margin.torch.margin_inner_product import MarginInnerProduct
 from caffe_margin.torch.net import Net
+from caffe_margin.torch.solver import Solver
 
-__all__ = ["LargeMarginInnerProduct", "MarginInnerProduct", "Net", "functional"]
+__all__ = ["LargeMarginInnerProduct", "MarginInnerProduct", "Net", "Solver", "functional", "optim"]
 
 
 def __dir__() -> list[str]:

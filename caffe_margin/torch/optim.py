@@ -220,7 +220,10 @@ class AdaGrad(_Solver):
 
 
 class RMSProp(_Solver):
-    """h = rms_decay h + (1 - rms_decay) g^2, w -= lr g / (sqrt(h) + delta). Source: RMSPropSolver."""
+    """h = rms_decay h + (1 - rms_decay) g^2, w -= lr g / (sqrt(h) + delta).
+
+    Source: RMSPropSolver.
+    """
 
     def __init__(
         self,

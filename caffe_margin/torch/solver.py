@@ -17,7 +17,7 @@ from caffe_margin.files.load import StrPath
 from caffe_margin.files.prototxt import read_solver
 from caffe_margin.files.solverstate import SolverState, read_solverstate, write_solverstate
 from caffe_margin.solver.learning_rate import multistep_drops
-from caffe_margin.solver.nets import testing_nets, training_net
+from caffe_margin.solver.nets import net_to_train, nets_to_test
 from caffe_margin.torch import optim
 from caffe_margin.torch.margin_layer import MarginLayer
 from caffe_margin.torch.net import Net
@@ -116,8 +116,8 @@ class Solver:
             seed = int(torch.randint(2**31, ())) if drawn else self.param.random_seed
         self.seed = seed
         options = {"shapes": shapes, "seed": seed, "device": device, "dtype": dtype}
-        self.net = _make(training_net(self.param, folder), **options)
-        self.test_nets = [_make(net, **options) for net in testing_nets(self.param, folder)]
+        self.net = _make(net_to_train(self.param, folder), **options)
+        self.test_nets = [_make(net, **options) for net in nets_to_test(self.param, folder)]
         for names in self.param.weights:
             self.net.load_weights([name.strip() for name in names.split(",")])
         if weights is not None:
