@@ -36,7 +36,7 @@ def read_pairs(path: StrPath) -> list[ListedPair]:
         FileNotFoundError: there is no such file.
         ValueError: a number is none, or no line holds a pair.
     """
-    pairs = []
+    pairs: list[ListedPair] = []
     for i, line in enumerate(read_text(path).splitlines(), 1):
         fields = line.split("\t")
         if len(fields) not in (3, 4):

@@ -61,7 +61,7 @@ def test_check_names_the_stale_files_and_writes_nothing(
     monkeypatch.setattr(make_models, "MODELS", tmp_path)
     assert run("--check") == 1
     assert not list(tmp_path.iterdir())
-    assert len(capsys.readouterr().out.splitlines()) == 15
+    assert len(capsys.readouterr().out.splitlines()) == 18
 
     assert run() == 0
     assert run("--check") == 0
