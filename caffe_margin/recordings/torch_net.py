@@ -160,6 +160,9 @@ def _backward(net: cmt.Net, blobs: Mapping[str, Tensor], recording: Recording) -
             diff = recording.floats(f"top_diff/{name}", tuple(blob.shape))
             diffs[name] = torch.from_numpy(diff)
     roots = [name for name in diffs if blobs[name].requires_grad]
+    for name in diffs.keys() - set(roots):
+        # Nothing is below it, such as a mask; it keeps what was put there.
+        blobs[name].grad = diffs[name]
     torch.autograd.backward([blobs[name] for name in roots], [diffs[name] for name in roots])
 
 

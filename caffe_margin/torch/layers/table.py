@@ -9,7 +9,13 @@ from caffe_margin import caffe_margin_pb2 as pb
 from caffe_margin.files.names import near
 from caffe_margin.nets.shapes import LayerShapes
 from caffe_margin.torch.layers import arrangement, losses, neurons, products
+from caffe_margin.torch.layers.convolution import Convolution, Deconvolution
+from caffe_margin.torch.layers.crop import Crop
+from caffe_margin.torch.layers.im2col import Im2col
 from caffe_margin.torch.layers.layer import Layer
+from caffe_margin.torch.layers.lrn import LRN
+from caffe_margin.torch.layers.pooling import Pooling
+from caffe_margin.torch.layers.spp import SPP
 
 Maker: TypeAlias = Callable[[pb.LayerParameter, LayerShapes], Layer]
 
@@ -19,6 +25,15 @@ FED: frozenset[str] = frozenset(
 """Types that have no module: their tops are handed to the net."""
 
 LAYERS: dict[str, Maker] = {
+    "Convolution": Convolution,
+    "ConvolutionDepthwise": Convolution,
+    "DepthwiseConvolution": Convolution,
+    "Deconvolution": Deconvolution,
+    "Im2col": Im2col,
+    "Pooling": Pooling,
+    "SPP": SPP,
+    "LRN": LRN,
+    "Crop": Crop,
     "InnerProduct": products.InnerProduct,
     "ReLU": neurons.ReLU,
     "Sigmoid": neurons.Sigmoid,
