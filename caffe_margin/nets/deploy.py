@@ -1,0 +1,179 @@
+"""The net to deploy, out of the net to train: from the data to the features, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from google.protobuf.message import Message
+
+from caffe_margin import caffe_margin_pb2 as pb
+from caffe_margin.files.text_format import unknown_fields
+from caffe_margin.nets.margin import FIELDS, margin_param
+from caffe_margin.nets.select import filter_net
+from caffe_margin.nets.shapes import Shape, infer_shapes
+
+DATA_TYPES = {"Input", "DummyData", "Data", "ImageData", "HDF5Data", "MemoryData", "WindowData"}
+ENDS = {"Accuracy", "Silence", "HDF5Output"}
+FEATURES = {
+    "Silence": 0, "ContrastiveLoss": 2, "EuclideanLoss": 2, "SigmoidCrossEntropyLoss": 2,
+}  # fmt: skip
+"""How many bottoms of an end may be features; of the others it is one, and then come labels."""
+DEPTHWISE = {"DepthwiseConvolution", "ConvolutionDepthwise"}
+INPUT = "input"
+"""What Caffe calls the layer that it makes of an old net's ``input``."""
+
+
+class Deployed(NamedTuple):
+    """A net to deploy.
+
+    Attributes:
+        net: the net.
+        notes: what was left out that others may ask for, a line each.
+    """
+
+    net: pb.NetParameter
+    notes: list[str]
+
+
+def deploy(
+    net: pb.NetParameter,
+    shapes: Mapping[str, Sequence[int | None]] | None = None,
+    *,
+    stages: Sequence[str] = (),
+    keep_head: bool = False,
+) -> Deployed:
+    """Return what is left of a net when its data is handed to it, and its features are wanted.
+
+    Layers of data become one Input, losses, accuracies and layers with a margin go, and with them
+    the labels and whatever else served them alone. What was to be trained how fast, and filled by
+    what, stays.
+
+    >>> import caffe_margin as cm
+    >>> net = cm.read_net("models/sphereface4_model.prototxt")
+    >>> deployed = deploy(net, {"data": (1, 3, 112, 96)}).net
+    >>> [layer.name for layer in deployed.layer][:2], deployed.layer[-1].name
+    (['input', 'conv1_1'], 'fc5')
+
+    Args:
+        net: in the current form, with the layers of all phases; left alone.
+        shapes: of the data's tops, where the file does not say, or says otherwise.
+        stages: of the net to deploy; its phase is TEST.
+        keep_head: make of a layer with a margin an InnerProduct instead of leaving it out. The
+            rows of a MarginInnerProduct's weight are then to be of unit length: see `unit_rows`.
+
+    Raises:
+        ValueError: the shape of an input is not known, or nothing is left.
+    """
+    tested = filter_net(net, "TEST", stages=stages)
+    heads = {layer.name for layer in tested.layer if layer.type in FIELDS and keep_head}
+    layers = [_as_product(layer) if layer.name in heads else _copy(layer) for layer in tested.layer]
+    ends = [layer for layer in layers if _is_end(layer)]
+    middle = [layer for layer in layers if not _is_end(layer) and layer.type not in DATA_TYPES]
+    kept = _needed(middle, ends)
+    if not kept:
+        raise ValueError("nothing is left to deploy: no layer stands between the data and the loss")
+
+    deployed = pb.NetParameter(name=net.name)
+    made = {top for layer in kept for top in layer.top}
+    wanted = dict.fromkeys(name for layer in kept for name in layer.bottom if name not in made)
+    deployed.layer.append(_input(tested, list(wanted), shapes or {}))
+    notes: list[str] = []
+    for layer in kept:
+        notes += _cleaned(layer)
+        deployed.layer.append(layer)
+    return Deployed(deployed, notes + _without_groups(deployed))
+
+
+def _copy(layer: pb.LayerParameter) -> pb.LayerParameter:
+    copy = pb.LayerParameter()
+    copy.CopyFrom(layer)
+    for field in ("include", "exclude", "phase", "loss_weight", "propagate_down", "blobs"):
+        copy.ClearField(field)
+    return copy
+
+
+def _as_product(layer: pb.LayerParameter) -> pb.LayerParameter:
+    """Return an InnerProduct in place of a layer with a margin."""
+    product = pb.LayerParameter(name=layer.name, type="InnerProduct", bottom=layer.bottom[:1])
+    product.top.append(layer.top[0])
+    product.param.extend(layer.param)
+    param = margin_param(layer)
+    product.inner_product_param.num_output = param.num_output
+    product.inner_product_param.bias_term = False
+    if param.HasField("axis"):
+        product.inner_product_param.axis = param.axis
+    return product
+
+
+def _is_end(layer: pb.LayerParameter) -> bool:
+    return layer.type in FIELDS or layer.type in ENDS or layer.type.endswith("Loss")
+
+
+def _needed(
+    layers: Sequence[pb.LayerParameter], ends: Sequence[pb.LayerParameter]
+) -> list[pb.LayerParameter]:
+    """Return the layers that lead to a feature.
+
+    Features are what the ends read, and the tops that no layer reads.
+    """
+    read = {name for layer in [*layers, *ends] for name in layer.bottom}
+    made = {top for layer in layers for top in layer.top}
+    loose = {top for layer in layers for top in layer.top if top not in read}
+    needed = loose.union(*(layer.bottom[: FEATURES.get(layer.type, 1)] for layer in ends)) & made
+    kept = []
+    for layer in reversed(layers):
+        if needed & set(layer.top):
+            needed |= set(layer.bottom)
+            kept.append(layer)
+    return kept[::-1]
+
+
+def _input(
+    net: pb.NetParameter, names: Sequence[str], shapes: Mapping[str, Sequence[int | None]]
+) -> pb.LayerParameter:
+    """Return the Input in place of the layers of data."""
+    known: dict[str, Shape | None] = {}
+    for layer, inferred in zip(net.layer, infer_shapes(net, shapes), strict=True):
+        if layer.type in DATA_TYPES:
+            known |= inferred.tops
+    names_taken = {layer.name for layer in net.layer if layer.type not in DATA_TYPES}
+    name = INPUT
+    while name in names_taken:
+        name += "_"
+    made = pb.LayerParameter(name=name, type="Input")
+    for top in names:
+        shape = known.get(top)
+        if shape is None or None in shape:
+            raise ValueError(f"the file does not say the shape of input {top!r}: give it")
+        made.top.append(top)
+        made.input_param.shape.add().dim.extend(dim or 0 for dim in shape)
+    return made
+
+
+def _cleaned(layer: pb.LayerParameter) -> Iterator[str]:
+    """Take out what the schema lacks, and yield a line on each."""
+    messages: list[Message] = [layer]
+    while messages:
+        message = messages.pop()
+        for field in unknown_fields(message):
+            where = "" if message is layer else f" of {message.DESCRIPTOR.name}"
+            yield f"layer {layer.name!r}: without {field!r}{where}, which only a fork knows"
+        for descriptor, value in message.ListFields():
+            if descriptor.message_type is not None:
+                messages += [value] if isinstance(value, Message) else list(value)
+    layer.DiscardUnknownFields()
+
+
+def _without_groups(net: pb.NetParameter) -> list[str]:
+    """Make of forks' depthwise convolutions Caffe's own, with a group a channel."""
+    notes = []
+    for layer, shapes in zip(net.layer, infer_shapes(net), strict=True):
+        if layer.type in DEPTHWISE:
+            channels = shapes.bottoms[layer.bottom[0]]
+            if channels is None or channels[1] is None:
+                raise ValueError(f"layer {layer.name!r}: {shapes.problem or 'unknown channels'}")
+            notes.append(f"layer {layer.name!r}: {layer.type} is a Convolution in groups now")
+            layer.type = "Convolution"
+            layer.convolution_param.group = channels[1]
+    return notes
