@@ -54,7 +54,8 @@ class Convolution(Layer):
 
     def _multiply(self, bottom: Tensor) -> Tensor:
         """Without a spatial axis a window is an item's channels."""
-        return F.conv1d(bottom[..., None], self.weight[..., None], self.bias, groups=self.group)
+        weight = self.weight[..., None]
+        return F.conv1d(bottom[..., None], weight, self.bias, groups=self.group)[..., 0]
 
     def _convolve(self, bottom: Tensor) -> Tensor:
         _, kernel, stride, pad, dilation = self.slid
@@ -77,7 +78,8 @@ class Deconvolution(Convolution):
 
     def _multiply(self, bottom: Tensor) -> Tensor:
         weight = self.weight[..., None]
-        return F.conv_transpose1d(bottom[..., None], weight, self.bias, groups=self.group)
+        top = F.conv_transpose1d(bottom[..., None], weight, self.bias, groups=self.group)
+        return top[..., 0]
 
     def _convolve(self, bottom: Tensor) -> Tensor:
         """Source: DeconvolutionLayer."""
