@@ -1,5 +1,6 @@
 """Nets that other people trained, against what Caffe and OpenCV's reader compute with them."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -85,7 +86,6 @@ def test_in_double_the_outputs_are_those_of_caffe_s_double(case):
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_outputs_are_opencv_s(case, tmp_path):
-    cv2 = pytest.importorskip("cv2")
     recording, weights, doubles = read(case)
     path = tmp_path / "net.prototxt"
     path.write_text(recording.text("net"))
