@@ -91,6 +91,14 @@ def deconvolved(net, bottom, top_shape):
     return top + bias_of(net, top.ndim)
 
 
+def top_sides(net, kind, sides):
+    """compute_output_shape of ConvolutionLayer and of DeconvolutionLayer."""
+    for n, k, s, p, d in zip(sides, *windows_of(net)[:4], strict=True):
+        extent = d * (k - 1) + 1
+        convolved = kind == "Convolution"
+        yield (n + 2 * p - extent) // s + 1 if convolved else s * (n - 1) + extent - 2 * p
+
+
 def bias_of(net, ndim):
     if net.layer.bias is None:
         return 0
@@ -109,6 +117,9 @@ def test_is_the_loop(kind, name):
     axes = net.layer.weight.ndim - 2
     lead = bottom.ndim - 1 - axes
     items = bottom.reshape(-1, *bottom.shape[lead:])
+    sides = tuple(top_sides(net, kind, items.shape[2:]))
+    num_output = net.param.layer[-1].convolution_param.num_output
+    assert top.shape == (*bottom.shape[:lead], num_output, *sides)
     loop = convolved if kind == "Convolution" else deconvolved
     expected = loop(net, items, (len(items), *top.shape[lead:])).reshape(top.shape)
     np.testing.assert_allclose(top, expected, rtol=0, atol=1e-13 * np.abs(expected).max())
