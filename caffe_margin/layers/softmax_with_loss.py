@@ -16,6 +16,7 @@ from caffe_margin import caffe_margin_pb2 as pb
 from caffe_margin.layers.checks import as_labels, as_whole_number, canonical_axis, check_dtype
 from caffe_margin.layers.layer import BlobLike, Layer
 from caffe_margin.maths.softmax import FLT_MIN, NORMALIZATIONS, normalizer
+from caffe_margin.nets.loss import ignored_label, normalization_name
 
 
 class SoftmaxWithLoss(Layer):
@@ -84,13 +85,10 @@ class SoftmaxWithLoss(Layer):
             ValueError: the layer is of another type.
         """
         param = cls.check_message(layer_param).loss_param
-        normalization = type(param).NormalizationMode.Name(param.normalization)
-        if param.HasField("normalize") and not param.HasField("normalization"):
-            normalization = "VALID" if param.normalize else "BATCH_SIZE"
         return cls(
             axis=layer_param.softmax_param.axis,
-            ignore_label=param.ignore_label if param.HasField("ignore_label") else None,
-            normalization=normalization,
+            ignore_label=ignored_label(param),
+            normalization=normalization_name(param),
             loss_weight=(*layer_param.loss_weight, 1.0)[0],
             name=layer_param.name,
         )
@@ -178,4 +176,4 @@ class SoftmaxWithLoss(Layer):
 
     def _normalizer(self, shape: tuple[int, int, int], valid_count: int) -> int:
         outer_num, _, inner_num = shape
-        return normalizer(self.normalization, outer_num, inner_num, valid_count)
+        return int(normalizer(self.normalization, outer_num, inner_num, valid_count))

@@ -251,10 +251,12 @@ class Net(nn.Module):
         for step in self._steps:
             if not step.module or (not step.bottoms and blobs.keys() >= set(step.tops)):
                 continue
-            bottoms = [
-                _propagated(blobs[name], down)
-                for name, down in zip(step.bottoms, step.propagate_down, strict=True)
-            ]
+            bottoms = []
+            for name, down in zip(step.bottoms, step.propagate_down, strict=True):
+                bottom = _propagated(blobs[name], down)
+                if down:
+                    blobs[name] = bottom
+                bottoms.append(bottom)
             tops = self._run(step, bottoms)
             for name in step.last:
                 if name not in wanted:
@@ -406,7 +408,8 @@ def _propagated(bottom: Tensor, down: bool | None) -> Tensor:
     """
     if down is None or down == bottom.requires_grad or not bottom.is_floating_point():
         return bottom
-    return bottom.detach().requires_grad_(down)
+    # A leaf either way: with false too the layer's top has a gradient, which goes no further.
+    return bottom.detach().requires_grad_()
 
 
 def _meant(name: str, names: Iterable[str]) -> str:

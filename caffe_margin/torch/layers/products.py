@@ -7,6 +7,7 @@ from torch import Tensor
 
 from caffe_margin import caffe_margin_pb2 as pb
 from caffe_margin.nets.shapes import LayerShapes
+from caffe_margin.torch.checks import check_label, values_are_free
 from caffe_margin.torch.layers.layer import Layer
 
 
@@ -32,3 +33,27 @@ class InnerProduct(Layer):
         """Source: InnerProductLayer."""
         weight = self.weight.T if self.transpose else self.weight
         return F.linear(bottom.flatten(self.axis), weight, self.bias)
+
+
+class Embed(Layer):
+    """The weight's row of each index, plus the bias."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, layer: pb.LayerParameter, shapes: LayerShapes) -> None:
+        super().__init__(layer, shapes)
+        param = layer.embed_param
+        weight, *bias = shapes.params
+        self.add_blob("weight", weight, param.weight_filler)
+        if bias:
+            self.add_blob("bias", bias[0], param.bias_filler)
+        else:
+            self.bias = None
+
+    def forward(self, bottom: Tensor) -> Tensor:
+        """Source: EmbedLayer."""
+        if values_are_free(bottom):
+            check_label(bottom.flatten(), len(self.weight))
+        top = F.embedding(bottom.long(), self.weight)
+        return top if self.bias is None else top + self.bias

@@ -8,7 +8,17 @@ from typing import TypeAlias
 from caffe_margin import caffe_margin_pb2 as pb
 from caffe_margin.files.names import near
 from caffe_margin.nets.shapes import LayerShapes
-from caffe_margin.torch.layers import arrangement, losses, neurons, products
+from caffe_margin.torch.layers import (
+    arrangement,
+    class_losses,
+    contrastive_loss,
+    losses,
+    margin,
+    neurons,
+    products,
+    ranking,
+    sinks,
+)
 from caffe_margin.torch.layers.convolution import Convolution, Deconvolution
 from caffe_margin.torch.layers.crop import Crop
 from caffe_margin.torch.layers.im2col import Im2col
@@ -35,12 +45,25 @@ LAYERS: dict[str, Maker] = {
     "LRN": LRN,
     "Crop": Crop,
     "InnerProduct": products.InnerProduct,
+    "Embed": products.Embed,
+    "MarginInnerProduct": margin.MarginInnerProduct,
+    "LargeMarginInnerProduct": margin.LargeMarginInnerProduct,
     "ReLU": neurons.ReLU,
     "Sigmoid": neurons.Sigmoid,
     "TanH": neurons.TanH,
     "Eltwise": arrangement.Eltwise,
     "Split": arrangement.Split,
+    "SoftmaxWithLoss": class_losses.SoftmaxWithLoss,
+    "InfogainLoss": class_losses.InfogainLoss,
+    "MultinomialLogisticLoss": class_losses.MultinomialLogisticLoss,
+    "HingeLoss": class_losses.HingeLoss,
     "EuclideanLoss": losses.EuclideanLoss,
+    "SigmoidCrossEntropyLoss": losses.SigmoidCrossEntropyLoss,
+    "ContrastiveLoss": contrastive_loss.ContrastiveLoss,
+    "Accuracy": ranking.Accuracy,
+    "ArgMax": ranking.ArgMax,
+    "Silence": sinks.Silence,
+    "HDF5Output": sinks.HDF5Output,
 }
 """For each type the module, made from the layer's message and the shapes around it."""
 
