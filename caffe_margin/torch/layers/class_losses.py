@@ -44,7 +44,7 @@ class SoftmaxLoss(Layer):
             bottom: the scores.
         """
         outer = math.prod(bottom.shape[: self.axis % bottom.ndim])
-        inner = len(counts) // max(outer, 1)
+        inner = counts.shape[0] // max(outer, 1)
         divisor = normalizer(self.normalization, outer, inner, counts.sum())
         loss = losses.where(counts, 0).sum() / divisor
         return loss if self.tops < 2 else (loss, bottom.detach().softmax(self.axis))
@@ -76,8 +76,9 @@ class InfogainLoss(SoftmaxLoss):
         super().__init__(layer, shapes, layer.infogain_loss_param.axis)
         if layer.loss_param.HasField("normalize"):
             raise ValueError("normalize is not for this type: say normalization: VALID or another")
-        self.matrix = None
-        if len(layer.bottom) < 3:
+        if len(layer.bottom) == 3:
+            self.matrix = None
+        else:
             path = layer.infogain_loss_param.source
             matrix = torch.from_numpy(read_binaryproto(path))
             scores = shapes.bottoms[layer.bottom[0]]
@@ -106,10 +107,10 @@ class MultinomialLogisticLoss(Layer):
 
     def forward(self, bottom: Tensor, label: Tensor) -> Tensor:
         """Source: MultinomialLogisticLossLayer."""
-        probability = bottom.reshape(len(bottom), -1)
+        probability = bottom.reshape(bottom.shape[0], -1)
         label, _ = class_labels(label, probability.shape[1])
         chosen = probability.gather(1, label[:, None])
-        return -Clamped.apply(chosen, LOG_THRESHOLD, None).log().sum() / len(bottom)
+        return -Clamped.apply(chosen, LOG_THRESHOLD, None).log().sum() / bottom.shape[0]
 
 
 class HingeLoss(Layer):
@@ -121,8 +122,8 @@ class HingeLoss(Layer):
 
     def forward(self, bottom: Tensor, label: Tensor) -> Tensor:
         """Source: HingeLossLayer."""
-        scores = bottom.reshape(len(bottom), -1)
+        scores = bottom.reshape(bottom.shape[0], -1)
         label, _ = class_labels(label, scores.shape[1])
         own = torch.arange(scores.shape[1], device=scores.device) == label[:, None]
         slack = F.relu(1 + torch.where(own, -scores, scores))
-        return (slack.square() if self.squared else slack).sum() / len(bottom)
+        return (slack.square() if self.squared else slack).sum() / bottom.shape[0]

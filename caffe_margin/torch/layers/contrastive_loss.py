@@ -29,7 +29,7 @@ class ContrastiveLoss(Layer):
 
     def forward(self, first: Tensor, second: Tensor, similar: Tensor) -> Tensor:
         """Source: ContrastiveLossLayer."""
-        num = len(first)
+        num = first.shape[0]
         diff = first.reshape(num, -1) - second.reshape(num, -1)
         squares = diff.square().sum(1)
         if self.legacy:

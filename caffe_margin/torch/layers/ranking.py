@@ -63,7 +63,7 @@ class ArgMax(Layer):
         if self.axis is not None:
             values, indices = self._largest(bottom, self.axis)
             return values if self.out_max_val else indices
-        values, indices = self._largest(bottom.reshape(len(bottom), -1), 1)
+        values, indices = self._largest(bottom.reshape(bottom.shape[0], -1), 1)
         top = torch.stack([indices, values] if self.out_max_val else [indices], dim=1)
         return top.reshape(*top.shape, *[1] * (bottom.ndim - 3))
 
