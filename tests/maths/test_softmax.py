@@ -16,6 +16,12 @@ def test_normalizer_is_one_where_every_label_is_ignored():
     assert normalizer("VALID", 4, 3, 0) == 1
 
 
+def test_normalizer_of_a_tensor_stays_one():
+    counts = torch.tensor([0, 3])
+    assert [normalizer("VALID", 4, 3, count) for count in counts] == [1, 3]
+    assert normalizer("VALID", 4, 3, counts[0]).dtype == torch.int64
+
+
 def test_largest_loss_is_that_of_bug_reports():
     assert f"{LARGEST_LOSS:.4f}" == "87.3365"
 
