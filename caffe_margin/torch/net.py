@@ -251,12 +251,10 @@ class Net(nn.Module):
         for step in self._steps:
             if not step.module or (not step.bottoms and blobs.keys() >= set(step.tops)):
                 continue
-            bottoms = []
-            for name, down in zip(step.bottoms, step.propagate_down, strict=True):
-                bottom = _propagated(blobs[name], down)
-                if down:
-                    blobs[name] = bottom
-                bottoms.append(bottom)
+            bottoms = [
+                _propagated(blobs[name], down)
+                for name, down in zip(step.bottoms, step.propagate_down, strict=True)
+            ]
             tops = self._run(step, bottoms)
             for name in step.last:
                 if name not in wanted:
@@ -408,8 +406,7 @@ def _propagated(bottom: Tensor, down: bool | None) -> Tensor:
     """
     if down is None or down == bottom.requires_grad or not bottom.is_floating_point():
         return bottom
-    # A leaf either way: with false too the layer's top has a gradient, which goes no further.
-    return bottom.detach().requires_grad_()
+    return bottom.detach().requires_grad_(down)
 
 
 def _meant(name: str, names: Iterable[str]) -> str:
