@@ -36,7 +36,9 @@ _SWISH = _LAYER.fields_by_name["swish_param"].number
 _OWNERS = {
     147: {"MarginInnerProduct": 147, "Swish": _SWISH},
     148: {"Clip": 148},
+    201: {"BN": 201},
     202: {"LargeMarginInnerProduct": 202},
+    206: {"Normalize": 206},
 }
 """Number in files -> layer type that it is of here -> its number in our schema."""
 _ASIDE = 1500

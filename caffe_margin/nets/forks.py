@@ -4,13 +4,11 @@ from __future__ import annotations
 
 _OF_FORKS = {
     "SSD": (
-        "AnnotatedData DetectionEvaluate DetectionOutput MultiBoxLoss Normalize Permute PriorBox "
-        "SmoothL1Loss"
+        "AnnotatedData DetectionEvaluate DetectionOutput MultiBoxLoss Permute PriorBox SmoothL1Loss"
     ),
     "Faster R-CNN": "ROIPooling",
     "R-FCN": "BoxAnnotatorOHEM PSROIPooling SoftmaxWithLossOHEM SmoothL1LossOHEM",
     "SegNet": "DenseImageData Upsample",
-    "SegNet and PSPNet": "BN",
     "DeepLab and PSPNet": "Interp",
     "DeepLab": "DenseCRF ImageSegData SegAccuracy",
     "C3D": (

@@ -55,7 +55,7 @@ LAYER_TYPES: dict[str, LayerType] = {
     "MarginInnerProduct": LayerType(products.margin_inner_product, (2, 2), (1, 2)),
     "LargeMarginInnerProduct": LayerType(products.margin_inner_product, (2, 2), (1, 2)),
     "Embed": LayerType(products.embed),
-    "AbsVal": LayerType(elementwise.neuron),
+    "AbsVal": LayerType(elementwise.absval),
     "BNLL": LayerType(elementwise.neuron),
     "Clip": LayerType(elementwise.neuron),
     "Dropout": LayerType(elementwise.neuron),
@@ -70,6 +70,9 @@ LAYER_TYPES: dict[str, LayerType] = {
     "Threshold": LayerType(elementwise.neuron),
     "PReLU": LayerType(elementwise.prelu),
     "BatchNorm": LayerType(elementwise.batch_norm),
+    # Of forks: L-Softmax's, and SSD's.
+    "BN": LayerType(elementwise.bn, param="bn_param"),
+    "Normalize": LayerType(elementwise.normalize, param="norm_param"),
     "LRN": LayerType(elementwise.lrn),
     "MVN": LayerType(elementwise.mvn),
     "Softmax": LayerType(elementwise.softmax),

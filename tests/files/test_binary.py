@@ -46,7 +46,8 @@ def read_and_write(tmp_path: Path, content: bytes) -> tuple[pb.LayerParameter, b
 
 # The parameter of 147 in caffe-face, CenterLossParameter { num_output: 7 }; of 148 in SphereFace+,
 # InterClassParameter { num_output: 10572 type: AMONG }, which is no ClipParameter; of 149 there,
-# NormalizeParameter { }; of 202 in SSD, PermuteParameter { order: [0, 2, 3, 1] }.
+# NormalizeParameter { }; of 202 in SSD, PermuteParameter { order: [0, 2, 3, 1] }; of 201 there,
+# MultiBoxLossParameter { num_classes: 21 }.
 FOREIGN = [
     ("CenterLoss", 147, b"\x08\x07"),
     ("InterClass", 148, b"\x08\xcc\x52\x10\x01"),
@@ -55,6 +56,7 @@ FOREIGN = [
     ("Swish", 148, b"\x08\x01"),
     ("Clip", 147, b"\x08\x01"),
     ("MarginInnerProduct", 202, b"\x08\x01"),
+    ("MultiBoxLoss", 201, b"\x18\x15"),
     ("", 147, b"\x08\x01"),
     ("Permute", 202, b"no message"),
 ]
@@ -92,6 +94,8 @@ def test_what_belongs_to_a_fork_is_kept_and_named(
             "clip_param",
             pb.ClipParameter(min=2, max=8),
         ),
+        ("BN", 201, b"\x28\x01", "bn_param", pb.BNParameter(frozen=True)),
+        ("Normalize", 206, b"\x18\0", "norm_param", pb.NormalizeParameter(channel_shared=False)),
         (
             "LargeMarginInnerProduct",
             202,

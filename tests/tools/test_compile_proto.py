@@ -36,6 +36,36 @@ OUR_VALUES = [
     {"enum": "MarginInnerProductParameter.Gradient", "name": name, "number": str(number)}
     for number, name in enumerate(["PAPER", "EXACT", "DETACHED"])
 ]
+# What forks' caffe.proto have: L-Softmax's BN, SSD's Normalize.
+NORMALIZATION_FIELDS = [
+    {
+        "message": message,
+        "number": number,
+        "label": "optional",
+        "type": type_,
+        "name": name,
+        "default": default,
+        "option": "",
+    }
+    for message, number, type_, name, default in [
+        ("LayerParameter", "201", "BNParameter", "bn_param", ""),
+        ("LayerParameter", "206", "NormalizeParameter", "norm_param", ""),
+        ("BNParameter", "1", "FillerParameter", "slope_filler", ""),
+        ("BNParameter", "2", "FillerParameter", "bias_filler", ""),
+        ("BNParameter", "3", "float", "momentum", "0.9"),
+        ("BNParameter", "4", "float", "eps", "1e-5"),
+        ("BNParameter", "5", "bool", "frozen", "false"),
+        ("BNParameter", "6", "BNParameter.Engine", "engine", "DEFAULT"),
+        ("NormalizeParameter", "1", "bool", "across_spatial", "true"),
+        ("NormalizeParameter", "2", "FillerParameter", "scale_filler", ""),
+        ("NormalizeParameter", "3", "bool", "channel_shared", "true"),
+        ("NormalizeParameter", "4", "float", "eps", "1e-10"),
+    ]
+]
+NORMALIZATION_VALUES = [
+    {"enum": "BNParameter.Engine", "name": name, "number": str(number)}
+    for number, name in enumerate(["DEFAULT", "CAFFE", "CUDNN"])
+]
 # And what has another number: BVLC's and the SphereFace authors' collide.
 OUR_NUMBERS = {("LayerParameter", "swish_param"): "1147"}
 
@@ -87,7 +117,7 @@ def test_generated_files_are_current() -> None:
         assert path.read_text() == text, f"{path.name} is stale: run python tools/compile_proto.py"
 
 
-def test_fields_are_those_of_caffe_and_two_of_ours() -> None:
+def test_fields_are_those_of_caffe_its_forks_and_two_of_ours() -> None:
     ours = [
         comparable(row(name, field))
         for name, message in messages(list(schema().message_type))
@@ -95,20 +125,20 @@ def test_fields_are_those_of_caffe_and_two_of_ours() -> None:
     ]
     caffes = [
         comparable(fact | {"number": OUR_NUMBERS.get((fact["message"], fact["name"]), number)})
-        for fact in [*facts("fields.tsv"), *OUR_FIELDS]
+        for fact in [*facts("fields.tsv"), *OUR_FIELDS, *NORMALIZATION_FIELDS]
         for number in [fact["number"]]
     ]
     assert len(caffes) > 400
     assert Counter(ours) == Counter(caffes)
 
 
-def test_enums_are_those_of_caffe_and_one_of_ours() -> None:
+def test_enums_are_those_of_caffe_its_forks_and_one_of_ours() -> None:
     file = schema()
     enums = [(enum.name, enum) for enum in file.enum_type]
     for name, message in messages(list(file.message_type)):
         enums += [(f"{name}.{enum.name}", enum) for enum in message.enum_type]
     ours = [(name, value.name, str(value.number)) for name, enum in enums for value in enum.value]
-    caffes = [tuple(fact.values()) for fact in [*facts("enums.tsv"), *OUR_VALUES]]
+    caffes = [tuple(fact.values()) for fact in [*facts("enums.tsv"), *OUR_VALUES, *NORMALIZATION_VALUES]]
     assert len(caffes) > 100
     assert Counter(ours) == Counter(caffes)
 

@@ -12,12 +12,19 @@ from caffe_margin.nets.rules.algebra import (
     differ,
     four_axes,
     legacy,
+    not_in_place,
     show,
 )
 
 
 def neuron(layer: pb.LayerParameter, bottoms: list[Shape]) -> Blobs:
     """NeuronLayer::Reshape."""
+    return bottoms[:1], []
+
+
+def absval(layer: pb.LayerParameter, bottoms: list[Shape]) -> Blobs:
+    """AbsValLayer::LayerSetUp."""
+    not_in_place(layer)
     return bottoms[:1], []
 
 
@@ -33,6 +40,25 @@ def batch_norm(layer: pb.LayerParameter, bottoms: list[Shape]) -> Blobs:
     """BatchNormLayer::LayerSetUp: mean, variance, and the moving average's factor."""
     channels = bottoms[0][canonical_axis(bottoms[0], 1)]
     return bottoms[:1], [(channels,), (channels,), (1,)]
+
+
+def bn(layer: pb.LayerParameter, bottoms: list[Shape]) -> Blobs:
+    """BNLayer::LayerSetUp of L-Softmax: scale, shift, mean, inverse standard deviation."""
+    bottom = bottoms[0]
+    check(len(bottom) >= 2, f"the bottom must have at least 2 axes, and is {show(bottom)}")
+    return [bottom], [(1, legacy(bottom)[1])] * 4
+
+
+def normalize(layer: pb.LayerParameter, bottoms: list[Shape]) -> Blobs:
+    """NormalizeLayer::LayerSetUp of SSD; other forks have another layer of this name."""
+    bottom = bottoms[0]
+    check(
+        layer.HasField("norm_param"),
+        "without a norm_param it may be SSD's or another fork's; write norm_param { } for SSD's",
+    )
+    check(len(bottom) >= 2, f"the bottom must have at least 2 axes, and is {show(bottom)}")
+    channels = legacy(bottom)[1]
+    return [bottom], [() if layer.norm_param.channel_shared else (channels,)]
 
 
 def lrn(layer: pb.LayerParameter, bottoms: list[Shape]) -> Blobs:
