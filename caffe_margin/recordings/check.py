@@ -56,12 +56,15 @@ class Verification:
         source: what recorded it.
         checks: every blob under every engine.
         not_replayed: the types of a net's layers that were not, one a layer.
+        wrong_in_caffe: the diffs that were not held against the recording, because Caffe's own
+            are not the gradient there.
     """
 
     kind: str
     source: str
     checks: tuple[Check, ...]
     not_replayed: tuple[str, ...] = ()
+    wrong_in_caffe: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:

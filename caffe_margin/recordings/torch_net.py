@@ -17,7 +17,9 @@ import caffe_margin.torch as cmt
 from caffe_margin.files.npz import read_arrays
 from caffe_margin.layers.checks import DTYPES
 from caffe_margin.recordings.check import Check, compare_blob
+from caffe_margin.recordings.in_place import wrong_in_caffe
 from caffe_margin.recordings.recording import Recording
+from caffe_margin.torch.layers.dropout import Dropout
 
 if TYPE_CHECKING:
     from caffe_margin.torch.weights import Weights
@@ -37,6 +39,8 @@ def replay_through_torch(
 ) -> Iterator[Check]:
     """Yield every blob and parameter of a recorded net held against what PyTorch computes.
 
+    The diffs of `wrong_in_caffe` are left out.
+
     Args:
         recording: of the kind ``net``.
         path: where it lies; its double twin, ``NAME_float64.npz``, is looked for beside it.
@@ -49,6 +53,7 @@ def replay_through_torch(
     dtype = _dtype(recording)
     net = cmt.Net(recording.net(), phase=recording.text("phase"), dtype=_torch_dtype(dtype))
     _set_params(net, recording, weights)
+    _set_masks(net, recording)
     inputs = {name: torch.from_numpy(array) for name, array in _inputs(net, recording).items()}
     blobs: dict[str, Tensor] = {}
     for _ in range(recording.number("forwards") if "forwards" in recording else 1):
@@ -56,8 +61,9 @@ def replay_through_torch(
     if "backward" not in recording or recording.array("backward", "b", ()):
         _backward(net, blobs, recording)
     rtol = tolerance(recording, path) if rtol is None else rtol
+    wrong = wrong_in_caffe(recording)
     for key, array in recording.arrays.items():
-        computed = _computed(key, blobs, net.params)
+        computed = None if key in wrong else _computed(key, blobs, net.params)
         if computed is None:
             continue
         if key.startswith("blob_part/"):
@@ -121,6 +127,20 @@ def _set_params(net: cmt.Net, recording: Recording, weights: Weights | None) -> 
         unfilled, _ = net.load_weights(arrays)
     if unfilled:
         raise ValueError(f"there are no weights for {', '.join(map(repr, unfilled))}")
+
+
+def _set_masks(net: cmt.Net, recording: Recording) -> None:
+    """Have Dropout keep what it kept in Caffe, which draws in training."""
+    drawing = [module for module in net.modules() if isinstance(module, Dropout) and net.training]
+    if not drawing:
+        return
+    if len(drawing) > 1 or "mask" not in recording:
+        raise ValueError(
+            f"the net has {len(drawing)} Dropout in TRAIN, and the recording "
+            f"{'one' if 'mask' in recording else 'no'} mask of what it kept"
+        )
+    mask = torch.from_numpy(recording.array("mask", "b"))
+    vars(drawing[0])["draw"] = mask.to
 
 
 def _drawn(recording: Recording) -> dict[str, list[NDArray]]:

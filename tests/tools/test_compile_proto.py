@@ -138,7 +138,9 @@ def test_enums_are_those_of_caffe_its_forks_and_one_of_ours() -> None:
     for name, message in messages(list(file.message_type)):
         enums += [(f"{name}.{enum.name}", enum) for enum in message.enum_type]
     ours = [(name, value.name, str(value.number)) for name, enum in enums for value in enum.value]
-    caffes = [tuple(fact.values()) for fact in [*facts("enums.tsv"), *OUR_VALUES, *NORMALIZATION_VALUES]]
+    caffes = [
+        tuple(fact.values()) for fact in [*facts("enums.tsv"), *OUR_VALUES, *NORMALIZATION_VALUES]
+    ]
     assert len(caffes) > 100
     assert Counter(ours) == Counter(caffes)
 

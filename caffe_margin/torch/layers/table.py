@@ -10,6 +10,7 @@ from caffe_margin.files.names import near
 from caffe_margin.nets.shapes import LayerShapes
 from caffe_margin.torch.layers import (
     arrangement,
+    broadcast,
     class_losses,
     contrastive_loss,
     losses,
@@ -19,12 +20,19 @@ from caffe_margin.torch.layers import (
     ranking,
     sinks,
 )
+from caffe_margin.torch.layers.batch_norm import BatchNorm
+from caffe_margin.torch.layers.bn import BN
 from caffe_margin.torch.layers.convolution import Convolution, Deconvolution
 from caffe_margin.torch.layers.crop import Crop
+from caffe_margin.torch.layers.dropout import Dropout
 from caffe_margin.torch.layers.im2col import Im2col
 from caffe_margin.torch.layers.layer import Layer
 from caffe_margin.torch.layers.lrn import LRN
+from caffe_margin.torch.layers.mvn import MVN
+from caffe_margin.torch.layers.normalize import Normalize
 from caffe_margin.torch.layers.pooling import Pooling
+from caffe_margin.torch.layers.prelu import PReLU
+from caffe_margin.torch.layers.softmax import Softmax
 from caffe_margin.torch.layers.spp import SPP
 
 Maker: TypeAlias = Callable[[pb.LayerParameter, LayerShapes], Layer]
@@ -48,9 +56,27 @@ LAYERS: dict[str, Maker] = {
     "Embed": products.Embed,
     "MarginInnerProduct": margin.MarginInnerProduct,
     "LargeMarginInnerProduct": margin.LargeMarginInnerProduct,
+    "AbsVal": neurons.AbsVal,
+    "BNLL": neurons.BNLL,
+    "Clip": neurons.Clip,
+    "Dropout": Dropout,
+    "ELU": neurons.ELU,
+    "Exp": neurons.Exp,
+    "Log": neurons.Log,
+    "Power": neurons.Power,
+    "PReLU": PReLU,
     "ReLU": neurons.ReLU,
     "Sigmoid": neurons.Sigmoid,
+    "Swish": neurons.Swish,
     "TanH": neurons.TanH,
+    "Threshold": neurons.Threshold,
+    "BatchNorm": BatchNorm,
+    "BN": BN,
+    "Scale": broadcast.Scale,
+    "Bias": broadcast.Bias,
+    "MVN": MVN,
+    "Normalize": Normalize,
+    "Softmax": Softmax,
     "Eltwise": arrangement.Eltwise,
     "Split": arrangement.Split,
     "SoftmaxWithLoss": class_losses.SoftmaxWithLoss,
