@@ -33,14 +33,22 @@ _NET: Any = pb.NetParameter.DESCRIPTOR
 _LAYER: Any = pb.LayerParameter.DESCRIPTOR
 _V1_LAYER: Any = pb.V1LayerParameter.DESCRIPTOR
 _SWISH = _LAYER.fields_by_name["swish_param"].number
+_PERMUTE = _LAYER.fields_by_name["permute_param"].number
 _OWNERS = {
     147: {"MarginInnerProduct": 147, "Swish": _SWISH},
     148: {"Clip": 148},
     201: {"BN": 201},
-    202: {"LargeMarginInnerProduct": 202},
+    202: {"LargeMarginInnerProduct": 202, "Permute": _PERMUTE},
     206: {"Normalize": 206},
 }
 """Number in files -> layer type that it is of here -> its number in our schema."""
+_IN_FILES = {
+    (type_, ours): number
+    for number, owners in _OWNERS.items()
+    for type_, ours in owners.items()
+    if ours != number
+}
+"""Layer type and number in our schema -> its number in files, where that is another."""
 _ASIDE = 1500
 """What is added to the number of a field that is set aside."""
 
@@ -103,8 +111,8 @@ def serialize(net: pb.NetParameter) -> bytes:
             continue
         type_ = _text_of(data, entry, pb.LayerParameter.TYPE_FIELD_NUMBER)
         for part in wire.fields(data, entry.start, entry.end):
-            if part.number == _SWISH and type_ == "Swish":
-                moved.append((part, 147))
+            if (type_, part.number) in _IN_FILES:
+                moved.append((part, _IN_FILES[type_, part.number]))
             elif part.number - _ASIDE in _OWNERS:
                 moved.append((part, part.number - _ASIDE))
     return wire.renumbered(data, moved)

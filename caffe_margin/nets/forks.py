@@ -1,10 +1,10 @@
-"""Layer types that well-known forks of Caffe have and BVLC's has not, and whose they are."""
+"""Layer types that are known as some fork's alone, and have no rule here, and whose they are."""
 
 from __future__ import annotations
 
 _OF_FORKS = {
     "SSD": (
-        "AnnotatedData DetectionEvaluate DetectionOutput MultiBoxLoss Permute PriorBox SmoothL1Loss"
+        "AnnotatedData DetectionEvaluate DetectionOutput MultiBoxLoss PriorBox SmoothL1Loss"
     ),
     "Faster R-CNN": "ROIPooling",
     "R-FCN": "BoxAnnotatorOHEM PSROIPooling SoftmaxWithLossOHEM SmoothL1LossOHEM",

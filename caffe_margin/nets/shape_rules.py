@@ -88,6 +88,8 @@ LAYER_TYPES: dict[str, LayerType] = {
     "Filter": LayerType(arrangement.filter_, (2, _MANY), (1, _MANY)),
     "Flatten": LayerType(arrangement.flatten, param="flatten_param"),
     "Reshape": LayerType(arrangement.reshape, param="reshape_param"),
+    # Of SSD.
+    "Permute": LayerType(arrangement.permute, param="permute_param"),
     "Reduction": LayerType(arrangement.reduction, param="reduction_param"),
     "ArgMax": LayerType(arrangement.argmax, param="argmax_param"),
     "Accuracy": LayerType(losses.accuracy, (2, 2), (1, 2)),

@@ -46,19 +46,19 @@ def read_and_write(tmp_path: Path, content: bytes) -> tuple[pb.LayerParameter, b
 
 # The parameter of 147 in caffe-face, CenterLossParameter { num_output: 7 }; of 148 in SphereFace+,
 # InterClassParameter { num_output: 10572 type: AMONG }, which is no ClipParameter; of 149 there,
-# NormalizeParameter { }; of 202 in SSD, PermuteParameter { order: [0, 2, 3, 1] }; of 201 there,
-# MultiBoxLossParameter { num_classes: 21 }.
+# NormalizeParameter { }; of 202 in SSD, PermuteParameter { order: [0, 2, 3, 1] }, of which no
+# other type has one; of 201 there, MultiBoxLossParameter { num_classes: 21 }.
 FOREIGN = [
     ("CenterLoss", 147, b"\x08\x07"),
     ("InterClass", 148, b"\x08\xcc\x52\x10\x01"),
     ("Normalize", 149, b""),
-    ("Permute", 202, b"\x08\x00\x08\x02\x08\x03\x08\x01"),
+    ("PriorBox", 202, b"\x08\x00\x08\x02\x08\x03\x08\x01"),
     ("Swish", 148, b"\x08\x01"),
     ("Clip", 147, b"\x08\x01"),
     ("MarginInnerProduct", 202, b"\x08\x01"),
     ("MultiBoxLoss", 201, b"\x18\x15"),
     ("", 147, b"\x08\x01"),
-    ("Permute", 202, b"no message"),
+    ("PriorBox", 202, b"no message"),
 ]
 
 
@@ -103,6 +103,13 @@ def test_what_belongs_to_a_fork_is_kept_and_named(
             "largemargin_inner_product_param",
             pb.LargeMarginInnerProductParameter(num_output=7, type="QUADRUPLE"),
         ),
+        (
+            "Permute",
+            202,
+            b"\x08\x00\x08\x02\x08\x03\x08\x01",
+            "permute_param",
+            pb.PermuteParameter(order=[0, 2, 3, 1]),
+        ),
     ],
 )
 def test_the_layers_type_says_whose_a_number_is(
@@ -140,9 +147,9 @@ def test_a_tag_longer_than_need() -> None:
 
 def test_ssd(tmp_path: Path) -> None:
     path = DATA / "cases" / "ssd_permute.caffemodel"
-    with pytest.warns(UnknownFieldWarning, match="field 202 .*'Permute' in layer 'p'"):
-        net = read_net(path)
+    net = read_net(path)  # warnings are errors
     assert not net.layer[1].HasField("largemargin_inner_product_param")
+    assert list(net.layer[1].permute_param.order) == [0, 2, 3, 1]
     write_net(net, tmp_path / "again.caffemodel")
     assert (tmp_path / "again.caffemodel").read_bytes() == path.read_bytes()
 

@@ -287,6 +287,10 @@ LITERALS: list[tuple[str, str, list[Shape], list[Shape], list[Shape]]] = [
     ),
     ("Reshape", "reshape_param { axis: 1 num_axes: 2 shape { dim: -1 } }", [B4], [(2, 18, 5)], []),
     # ReductionLayerTest TestSetUp, -WithAxis1, -WithAxis2
+    # SSD's own example of order, and one that leaves axes out.
+    ("Permute", "permute_param { order: 0 order: 2 order: 3 order: 1 }", [S4], [(2, 4, 5, 3)], []),
+    ("Permute", "permute_param { order: 3 order: 1 }", [S4], [(5, 3, 2, 4)], []),
+    ("Permute", "", [S4], [S4], []),
     ("Reduction", "", [S4], [()], []),
     ("Reduction", "reduction_param { axis: 1 }", [S4], [(2,)], []),
     ("Reduction", "reduction_param { axis: 2 }", [S4], [(2, 3)], []),

@@ -32,6 +32,26 @@ OUR_FIELDS = [
     OUR_FIELD,
     OUR_FIELD | {"message": "LargeMarginInnerProductParameter", "default": "EXACT"},
 ]
+# Of forks: SSD's caffe.proto has the first as 202, which is L-Softmax's.
+NO_DEFAULT = {"default": "", "option": ""}
+FORKS_FIELDS = [
+    {
+        "message": "LayerParameter",
+        "number": "202",
+        "label": "optional",
+        "type": "PermuteParameter",
+        "name": "permute_param",
+        **NO_DEFAULT,
+    },
+    {
+        "message": "PermuteParameter",
+        "number": "1",
+        "label": "repeated",
+        "type": "uint32",
+        "name": "order",
+        **NO_DEFAULT,
+    },
+]
 OUR_VALUES = [
     {"enum": "MarginInnerProductParameter.Gradient", "name": name, "number": str(number)}
     for number, name in enumerate(["PAPER", "EXACT", "DETACHED"])
@@ -67,7 +87,10 @@ NORMALIZATION_VALUES = [
     for number, name in enumerate(["DEFAULT", "CAFFE", "CUDNN"])
 ]
 # And what has another number: BVLC's and the SphereFace authors' collide.
-OUR_NUMBERS = {("LayerParameter", "swish_param"): "1147"}
+OUR_NUMBERS = {
+    ("LayerParameter", "swish_param"): "1147",
+    ("LayerParameter", "permute_param"): "1202",
+}
 
 FieldProto = descriptor_pb2.FieldDescriptorProto
 
@@ -125,7 +148,7 @@ def test_fields_are_those_of_caffe_its_forks_and_two_of_ours() -> None:
     ]
     caffes = [
         comparable(fact | {"number": OUR_NUMBERS.get((fact["message"], fact["name"]), number)})
-        for fact in [*facts("fields.tsv"), *OUR_FIELDS, *NORMALIZATION_FIELDS]
+        for fact in [*facts("fields.tsv"), *OUR_FIELDS, *NORMALIZATION_FIELDS, *FORKS_FIELDS]
         for number in [fact["number"]]
     ]
     assert len(caffes) > 400

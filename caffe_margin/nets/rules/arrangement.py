@@ -174,6 +174,17 @@ def reshape(layer: pb.LayerParameter, bottoms: list[Shape]) -> Blobs:
     return [(*bottom[:start], *new, *bottom[stop:])], []
 
 
+def permute(layer: pb.LayerParameter, bottoms: list[Shape]) -> Blobs:
+    """PermuteLayer::LayerSetUp and Reshape, of SSD."""
+    order, (bottom,) = list(layer.permute_param.order), bottoms
+    check(
+        len(set(order)) == len(order) and max(order, default=-1) < len(bottom),
+        f"order must name axes of {show(bottom)}, each once, and is {order}",
+    )
+    rest = (axis for axis in range(len(bottom)) if axis not in order)
+    return [tuple(bottom[axis] for axis in (*order, *rest))], []
+
+
 def reduction(layer: pb.LayerParameter, bottoms: list[Shape]) -> Blobs:
     """ReductionLayer::Reshape."""
     return [bottoms[0][: canonical_axis(bottoms[0], layer.reduction_param.axis)]], []
