@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -25,9 +25,11 @@ class Layer(nn.Module):
 
     Attributes:
         fillers: the names of Caffe's ``blobs``, in Caffe's order, and what fills each.
+        unasked: the bottoms whose gradient Caffe computes though nothing below needs it.
     """
 
     fillers: Mapping[str, pb.FillerParameter] = {}
+    unasked: Collection[int] = ()
 
     def __init__(self, layer: pb.LayerParameter, shapes: LayerShapes) -> None:
         """Make a layer without blobs; the types that have some, or a parameter, add them.

@@ -26,6 +26,15 @@ from caffe_margin.torch.layers.convolution import Convolution, Deconvolution
 from caffe_margin.torch.layers.crop import Crop
 from caffe_margin.torch.layers.dropout import Dropout
 from caffe_margin.torch.layers.im2col import Im2col
+    eltwise,
+    losses,
+    neurons,
+    products,
+    recurrent,
+    reduction,
+    selection,
+    sources,
+)
 from caffe_margin.torch.layers.layer import Layer
 from caffe_margin.torch.layers.lrn import LRN
 from caffe_margin.torch.layers.mvn import MVN
@@ -41,6 +50,9 @@ FED: frozenset[str] = frozenset(
     {"Input", "Data", "ImageData", "HDF5Data", "MemoryData", "WindowData"}
 )
 """Types that have no module: their tops are handed to the net."""
+
+DATA_TYPES = FED | {"DummyData"}
+"""Types whose tops may be handed to the net."""
 
 LAYERS: dict[str, Maker] = {
     "Convolution": Convolution,
@@ -83,6 +95,22 @@ LAYERS: dict[str, Maker] = {
     "InfogainLoss": class_losses.InfogainLoss,
     "MultinomialLogisticLoss": class_losses.MultinomialLogisticLoss,
     "HingeLoss": class_losses.HingeLoss,
+    "RNN": recurrent.RNN,
+    "LSTM": recurrent.LSTM,
+    "LSTMUnit": recurrent.LSTMUnit,
+    "Eltwise": eltwise.Eltwise,
+    "Concat": arrangement.Concat,
+    "Slice": arrangement.Slice,
+    "Split": arrangement.Split,
+    "Tile": arrangement.Tile,
+    "Flatten": arrangement.Flatten,
+    "Reshape": arrangement.Reshape,
+    "Permute": arrangement.Permute,
+    "Reduction": reduction.Reduction,
+    "BatchReindex": selection.BatchReindex,
+    "Filter": selection.Filter,
+    "Parameter": sources.Parameter,
+    "DummyData": sources.DummyData,
     "EuclideanLoss": losses.EuclideanLoss,
     "SigmoidCrossEntropyLoss": losses.SigmoidCrossEntropyLoss,
     "ContrastiveLoss": contrastive_loss.ContrastiveLoss,
