@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from caffe_margin import caffe_margin_pb2 as pb
-from caffe_margin.files.load import StrPath
+from caffe_margin.files.load import StrPath, naming
 from caffe_margin.files.names import near
 from caffe_margin.files.prototxt import read_net
 from caffe_margin.nets import plugin_text
@@ -21,7 +21,7 @@ from caffe_margin.nets.select import filter_net
 from caffe_margin.nets.shapes import LayerShapes, unknown_inputs
 from caffe_margin.nets.splits import insert_splits
 from caffe_margin.torch.layers.layer import Layer
-from caffe_margin.torch.layers.table import LOSS_TYPES, make_layer, refuse_unknown
+from caffe_margin.torch.layers.table import DATA_TYPES, LOSS_TYPES, make_layer, refuse_unknown
 from caffe_margin.torch.sharing import share_params
 from caffe_margin.torch.weights import (
     Loaded,
@@ -70,8 +70,8 @@ class Net(nn.Module):
     It is made as Caffe makes it: old formats are upgraded, the layers that a phase, a level and
     stages keep are kept, blobs that several layers read are split, parameters of one name are
     shared, and filled by their fillers, or taken from ``weights``. Caffe's parameters with
-    ``lr_mult: 0`` need no gradient; those that no solver changes, such as BatchNorm's statistics,
-    are buffers.
+    ``lr_mult: 0`` need no gradient, unless the net says ``force_backward``; those that no solver
+    changes, such as BatchNorm's statistics, are buffers.
 
     A layer is a submodule under its own name, so that a ``state_dict`` has ``LAYER.weight``,
     ``LAYER.bias`` and so on. A dot in a name becomes ``_``, and a name that a module has
@@ -105,6 +105,8 @@ class Net(nn.Module):
             in the table, or the weights do not fit.
     """
 
+    _like: Tensor
+
     def __init__(
         self,
         net: StrPath | pb.NetParameter,
@@ -130,43 +132,47 @@ class Net(nn.Module):
         self._steps: list[Step] = []
         self._outputs: tuple[str, ...] = ()
         self._seed = int(torch.randint(2**31, ())) if seed is None else seed
-        self._dtype = dtype
         self._pending: dict[str, list[np.ndarray]] | None = arrays
         self.train(phase == "TRAIN")
         layers = infer_with_blobs(self.param, shapes, arrays)
-        if not _waits(self.param, layers):
-            self._build(layers, device)
+        if _waits(self.param, layers):
+            # It follows double() and half() until there are parameters that do.
+            self.register_buffer("_like", torch.empty(0, dtype=dtype), persistent=False)
+        else:
+            self._build(layers, device, dtype)
 
     # Making it.
 
-    def _build(self, layers: Sequence[LayerShapes], device: Any) -> None:
-        """Make the layers, fill them, and load what weights there are."""
+    def _build(self, layers: Sequence[LayerShapes], device: Any, dtype: torch.dtype | None) -> None:
+        """Make the layers, fill them, and load what weights there are, or change nothing."""
         if problems := [(layer, layer.problem) for layer in layers if layer.problem]:
             layer, problem = problems[0]
             raise ValueError(f"layer {layer.name!r}: {problem}")
-        modules = [make_layer(*pair) for pair in zip(self.param.layer, layers, strict=True)]
+        made = [make_layer(*pair) for pair in zip(self.param.layer, layers, strict=True)]
+        modules = [module and module.to(device=device, dtype=dtype) for module in made]
         rng = np.random.default_rng(self._seed)
-        names = set(dir(self))
+        for param, module in zip(self.param.layer, modules, strict=True):
+            if module is not None:
+                with naming(f"layer {param.name!r}"):
+                    module.fill(rng)
+        share_params(self.param, modules)
+        arrays = self._pending or {}
+        if arrays and (unfilled := load_into(_blobs(self.param, modules), arrays).unfilled):
+            warnings.warn(
+                f"no weights for {', '.join(map(repr, unfilled))}: filled by their fillers",
+                stacklevel=4,
+            )
+        taken = set(dir(self))
         steps = []
         for param, module in zip(self.param.layer, modules, strict=True):
             name = ""
             if module is not None:
-                name = _module_name(param.name, names)
-                names.add(name)
+                name = _module_name(param.name, taken)
+                taken.add(name)
                 self._modules[name] = module.train(self.training)
-                module.fill(rng)
             steps.append(self._step(name, param))
-        self._steps, self._outputs = _with_ends(steps, self.loss_weights)
-        share_params(self.param, self.layers)
-        self.to(device=device, dtype=self._dtype)
-        arrays, self._pending = self._pending or {}, None
-        if arrays:
-            unfilled, _ = self.load_weights(arrays)
-            if unfilled:
-                warnings.warn(
-                    f"no weights for {', '.join(map(repr, unfilled))}: filled by their fillers",
-                    stacklevel=4,
-                )
+        self._steps, self._outputs = _with_ends(steps), _outputs(steps, self.loss_weights)
+        self._pending = None
 
     def _step(self, module: str, param: pb.LayerParameter) -> Step:
         """Return a layer's turn, and note what its tops weigh in the objective."""
@@ -183,11 +189,6 @@ class Net(nn.Module):
         propagate: list[bool | None] = list(param.propagate_down) or [None] * len(param.bottom)
         return Step(module, param.name, tuple(param.bottom), tuple(tops), tuple(propagate))
 
-    @property
-    def layers(self) -> dict[str, Layer]:
-        """The layers that have a module, by Caffe's names."""
-        return {step.name: self._layer(step) for step in self._steps if step.module}
-
     def _layer(self, step: Step) -> Layer:
         return cast("Layer", self._modules[step.module])
 
@@ -195,7 +196,9 @@ class Net(nn.Module):
     def params(self) -> dict[str, list[Tensor]]:
         """For each layer that has any, Caffe's blobs, in Caffe's order."""
         self._check_built()
-        return {name: layer.blobs for name, layer in self.layers.items() if layer.fillers}
+        return _blobs(
+            self.param, [self._layer(step) if step.module else None for step in self._steps]
+        )
 
     def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Parameter]]:
         """As every module's.
@@ -206,10 +209,28 @@ class Net(nn.Module):
         self._check_built()
         return super().named_parameters(*args, **kwargs)
 
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As every module's.
+
+        Raises:
+            ValueError: the shapes are not known yet.
+        """
+        self._check_built()
+        return super().state_dict(*args, **kwargs)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As every module's.
+
+        Raises:
+            ValueError: the shapes are not known yet.
+        """
+        self._check_built()
+        return super().load_state_dict(*args, **kwargs)
+
     @property
     def inputs(self) -> list[str]:
-        """The tops of data layers, which `forward` takes."""
-        return [top for layer in self.param.layer if not layer.bottom for top in layer.top]
+        """The tops of data layers, which `forward` takes; those of DummyData it makes itself."""
+        return [top for layer in self.param.layer if layer.type in DATA_TYPES for top in layer.top]
 
     def _check_built(self) -> None:
         if self._pending is not None:
@@ -245,22 +266,20 @@ class Net(nn.Module):
         """
         if self._pending is not None:
             self._build_for(inputs)
-        blobs = dict(self._check_inputs(inputs))
+        blobs = self._check_inputs(inputs)
         wanted = self._wanted(keep)
         first: dict[str, Tensor] = {}
         for step in self._steps:
-            if not step.module or (not step.bottoms and blobs.keys() >= set(step.tops)):
+            if not step.bottoms and blobs.keys() >= set(step.tops):
                 continue
-            bottoms = [
-                _propagated(blobs[name], down)
-                for name, down in zip(step.bottoms, step.propagate_down, strict=True)
-            ]
-            tops = self._run(step, bottoms)
+            tops = self._run(step, self._bottoms(step, blobs))
             for name in step.last:
                 if name not in wanted:
                     del blobs[name]
             for name, top in zip(step.tops, tops, strict=False):
-                if name in wanted and name in blobs:
+                if not step.bottoms:
+                    top = blobs.get(name, _asked(top) if self.param.force_backward else top)
+                elif name in wanted and name in blobs:
                     first.setdefault(name, blobs[name])
                 blobs[name] = top
                 if name in wanted and top.requires_grad and keep:
@@ -269,6 +288,23 @@ class Net(nn.Module):
             if bottom.requires_grad:
                 bottom.register_hook(partial(setattr, blobs[name], "grad"))
         return {name: blobs[name] for name in blobs if name in wanted}
+
+    def _bottoms(self, step: Step, blobs: dict[str, Tensor]) -> list[Tensor]:
+        """Return a layer's bottoms, with the gradients that are wanted of it.
+
+        Where ``propagate_down`` is false nothing goes further down, but the layer's tops have
+        their gradients. Source: Net::Init, where ``force_backward`` overrules it.
+        """
+        layer = self._layer(step)
+        bottoms = []
+        for i, (name, down) in enumerate(zip(step.bottoms, step.propagate_down, strict=True)):
+            if down or i in layer.unasked:
+                blobs[name] = _asked(blobs[name])
+            bottom = blobs[name]
+            if down is False and not self.param.force_backward:
+                bottom = bottom.detach().requires_grad_(bottom.requires_grad)
+            bottoms.append(bottom)
+        return bottoms
 
     def _run(self, step: Step, bottoms: list[Tensor]) -> Sequence[Tensor]:
         try:
@@ -301,8 +337,8 @@ class Net(nn.Module):
                 raise ValueError(f"the net has no blob {name!r}{_meant(name, everything)}")
         return {*self._outputs, *names}
 
-    def _check_inputs(self, inputs: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-        """Yield the data layers' tops."""
+    def _check_inputs(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the data layers' tops."""
         fed = {top: step for step in self._steps if not step.bottoms for top in step.tops}
         for name in inputs:
             if name not in fed:
@@ -313,19 +349,25 @@ class Net(nn.Module):
         for name, step in fed.items():
             if name not in inputs and not step.module:
                 raise ValueError(f"input {name!r}, the top of {step.name!r}, is missing")
-            if name not in inputs:
-                continue
-            blob = inputs[name]
-            if self.param.force_backward and blob.is_floating_point() and not blob.requires_grad:
-                blob = blob.detach().requires_grad_()
-            yield name, blob
+        if not self.param.force_backward:
+            return dict(inputs)
+        return {name: _asked(blob) for name, blob in inputs.items()}
 
     def _build_for(self, inputs: Mapping[str, Tensor]) -> None:
         """Build with the shapes of a first batch."""
+        for name in inputs:
+            if name not in self.inputs:
+                raise ValueError(
+                    f"input {name!r} is no data layer's top; they are "
+                    f"{', '.join(map(repr, self.inputs))}"
+                )
         shapes = {name: tuple(blob.shape) for name, blob in inputs.items()}
         device = next(iter(inputs.values())).device if inputs else None
         layers = infer_with_blobs(self.param, shapes, self._pending or {})
-        self._build(layers, device)
+        # Parameters made in inference mode could not be trained afterwards.
+        with torch.inference_mode(False):
+            self._build(layers, device, self._like.dtype)
+        del self._like
 
     # Weights.
 
@@ -384,29 +426,42 @@ def _module_name(name: str, taken: Collection[str]) -> str:
     return name
 
 
-def _with_ends(
-    steps: Sequence[Step], loss_weights: Collection[str]
-) -> tuple[list[Step], tuple[str, ...]]:
-    """Return the steps with what each is the last to read, and the net's outputs."""
+def _blobs(net: pb.NetParameter, modules: Sequence[Layer | None]) -> dict[str, list[Tensor]]:
+    """Return Caffe's blobs by layer; of layers of one name, the first that has any."""
+    blobs: dict[str, list[Tensor]] = {}
+    for param, module in zip(net.layer, modules, strict=True):
+        if module is not None and module.fillers:
+            blobs.setdefault(param.name, module.blobs)
+    return blobs
+
+
+def _with_ends(steps: Sequence[Step]) -> list[Step]:
+    """Return the steps with what each is the last to read."""
     read: set[str] = set()
     ended = []
     for step in reversed(steps):
         # A top of the same name is read by those above; it takes the bottom's place.
         last = {name for name in step.bottoms if name not in read} - set(step.tops)
         read |= set(step.bottoms)
-        ended.append(replace(step, last=tuple(last - set(loss_weights))))
-    tops = [top for step in steps for top in step.tops]
-    return ended[::-1], tuple(name for name in tops if name not in read or name in loss_weights)
+        ended.append(replace(step, last=tuple(last)))
+    return ended[::-1]
 
 
-def _propagated(bottom: Tensor, down: bool | None) -> Tensor:
-    """Return a bottom as ``propagate_down`` would have it.
+def _outputs(steps: Sequence[Step], loss_weights: Collection[str]) -> tuple[str, ...]:
+    """Return the tops that no layer reads, and those with a loss weight, in the net's order."""
+    unread: set[str] = set()
+    for step in steps:
+        unread -= set(step.bottoms)
+        unread |= set(step.tops)
+    tops = dict.fromkeys(top for step in steps for top in step.tops)
+    return tuple(name for name in tops if name in unread or name in loss_weights)
 
-    Source: Net::AppendBottom.
-    """
-    if down is None or down == bottom.requires_grad or not bottom.is_floating_point():
-        return bottom
-    return bottom.detach().requires_grad_(down)
+
+def _asked(blob: Tensor) -> Tensor:
+    """Return a blob whose gradient is asked for, with nothing below it."""
+    if blob.requires_grad or not blob.is_floating_point() or not torch.is_grad_enabled():
+        return blob
+    return blob.detach().requires_grad_()
 
 
 def _meant(name: str, names: Iterable[str]) -> str:

@@ -2,97 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from caffe_margin import caffe_margin_pb2 as pb
 from caffe_margin.torch.layers.layer import Layer
 
-if TYPE_CHECKING:
-    from caffe_margin.torch.net import Net
+
+@dataclass
+class _Owned:
+    """A parameter with a name, as the first layer that uses it has it.
+
+    Attributes:
+        blob: the parameter.
+        layer: the layer's name.
+        mults: what has been said of ``lr_mult`` and ``decay_mult``.
+    """
+
+    blob: Tensor
+    layer: str
+    mults: dict[str, float] = field(default_factory=dict)
 
 
-def share_params(net: pb.NetParameter, layers: Mapping[str, Layer]) -> None:
+def share_params(net: pb.NetParameter, modules: Sequence[Layer | None]) -> None:
     """Give layers that name a parameter alike the same one, and freeze ``lr_mult: 0``.
 
-    The first that uses a name owns the parameter; ``lr_mult`` of any of them counts for all.
-    Source: Net::AppendParam.
+    The first that uses a name owns the parameter; what any of them says of ``lr_mult`` and
+    ``decay_mult`` counts for all. With ``force_backward`` nothing is frozen: Caffe then computes
+    all gradients, and a rate of zero is the solver's concern.
+    Source: Net::AppendParam, Net::Init.
+
+    Args:
+        net: the net.
+        modules: of its layers; None for those without.
 
     Raises:
         ValueError: a shared parameter has two shapes, or two ``lr_mult`` or ``decay_mult``.
     """
-    owners: dict[str, tuple[nn.Parameter, str]] = {}
-    for param in net.layer:
-        layer = layers.get(param.name)
-        for attribute, spec in zip(layer.fillers if layer else (), param.param, strict=False):
-            blob = getattr(layer, attribute)
+    owners: dict[str, _Owned] = {}
+    for param, module in zip(net.layer, modules, strict=True):
+        for attribute, spec in zip(module.fillers if module else (), param.param, strict=False):
+            blob = getattr(module, attribute)
             if spec.name:
-                blob, owner = owners.setdefault(spec.name, (blob, param.name))
-                if blob.shape != getattr(layer, attribute).shape:
-                    raise ValueError(
-                        f"layer {param.name!r} shares {spec.name!r} with {owner!r} in another "
-                        f"shape (share_mode: PERMISSIVE), which the PyTorch engine does not"
-                    )
-                setattr(layer, attribute, blob)
-            if spec.HasField("lr_mult") and spec.lr_mult == 0:
+                owned = owners.setdefault(spec.name, _Owned(blob, param.name))
+                _check_shared(param.name, spec, blob, owned)
+                blob = owned.blob
+                setattr(module, attribute, blob)
+            if spec.HasField("lr_mult") and spec.lr_mult == 0 and not net.force_backward:
                 blob.requires_grad_(False)
 
 
-class Learnable(NamedTuple):
-    """One of the blobs that a solver has in its charge.
-
-    Attributes:
-        blob: the parameter; or a buffer that no rate moves, but that has its place in a snapshot.
-        lr_mult: times the solver's rate.
-        decay_mult: times the solver's weight decay.
-    """
-
-    blob: Tensor
-    lr_mult: float
-    decay_mult: float
-
-
-def learnable_params(net: pb.NetParameter, params: Mapping[str, list[Tensor]]) -> list[Learnable]:
-    """Return a net's blobs in Caffe's order, a shared one once. Source: Net::AppendParam.
-
-    Args:
-        net: the net.
-        params: for each layer its blobs.
-    """
-    found: dict[int, Learnable] = {}
-    for layer in net.layer:
-        for i, blob in enumerate(params.get(layer.name, ())):
-            spec = layer.param[i] if i < len(layer.param) else pb.ParamSpec()
-            moves = isinstance(blob, nn.Parameter)
-            new = Learnable(blob, spec.lr_mult if moves else 0.0, spec.decay_mult)
-            old = found.setdefault(id(blob), new)
-            # What the owner leaves open, a later layer may say.
-            found[id(blob)] = Learnable(
-                blob,
-                new.lr_mult if spec.HasField("lr_mult") and moves else old.lr_mult,
-                new.decay_mult if spec.HasField("decay_mult") else old.decay_mult,
-            )
-    return list(found.values())
-
-
-def share_layers(net: Net, owner: Net) -> None:
-    """Give the layers of a net the blobs of another's layers of the same names.
-
-    Source: Net::ShareTrainedLayersWith.
-
-    Raises:
-        ValueError: the blobs of two layers of one name differ in number or shape.
-    """
-    for name, layer in net.layers.items():
-        if name not in owner.layers:
-            continue
-        shapes, theirs = ([blob.shape for blob in one.blobs] for one in (layer, owner.layers[name]))
-        if shapes != theirs:
-            raise ValueError(
-                f"layer {name!r} has blobs of {[tuple(s) for s in shapes]} in one net and of "
-                f"{[tuple(s) for s in theirs]} in the other"
-            )
-        for attribute, other in zip(layer.fillers, owner.layers[name].fillers, strict=True):
-            setattr(layer, attribute, getattr(owner.layers[name], other))
+def _check_shared(layer: str, spec: pb.ParamSpec, blob: Tensor, owned: _Owned) -> None:
+    """Check that a layer may share a parameter with its owner, and note what it says of it."""
+    if blob.shape != owned.blob.shape:
+        raise ValueError(
+            f"layer {layer!r} shares {spec.name!r} with {owned.layer!r} in another shape "
+            f"(share_mode: PERMISSIVE), which the PyTorch engine does not"
+        )
+    for name in ("lr_mult", "decay_mult"):
+        if spec.HasField(name):
+            value = getattr(spec, name)
+            if owned.mults.setdefault(name, value) != value:
+                raise ValueError(
+                    f"layer {layer!r} shares {spec.name!r} with {owned.layer!r}, and gives it "
+                    f"{name} {value:g} where {owned.mults[name]:g} was given"
+                )
