@@ -21,7 +21,7 @@ from caffe_margin.nets.select import filter_net
 from caffe_margin.nets.shapes import LayerShapes, unknown_inputs
 from caffe_margin.nets.splits import insert_splits
 from caffe_margin.torch.layers.layer import Layer
-from caffe_margin.torch.layers.table import DATA_TYPES, LOSS_TYPES, make_layer, refuse_unknown
+from caffe_margin.torch.layers.table import DATA_TYPES, FED, LOSS_TYPES, make_layer, refuse_unknown
 from caffe_margin.torch.sharing import share_params
 from caffe_margin.torch.weights import (
     Loaded,
@@ -129,6 +129,10 @@ class Net(nn.Module):
         if weights is not None:
             arrays |= read_all(weights)
         self.loss_weights: dict[str, float] = {}
+        self._forced = self.param.force_backward
+        data = [layer for layer in self.param.layer if layer.type in DATA_TYPES]
+        self._inputs = [top for layer in data for top in layer.top]
+        self._fed = {top: layer.name for layer in data if layer.type in FED for top in layer.top}
         self._steps: list[Step] = []
         self._outputs: tuple[str, ...] = ()
         self._seed = int(torch.randint(2**31, ())) if seed is None else seed
@@ -230,7 +234,7 @@ class Net(nn.Module):
     @property
     def inputs(self) -> list[str]:
         """The tops of data layers, which `forward` takes; those of DummyData it makes itself."""
-        return [top for layer in self.param.layer if layer.type in DATA_TYPES for top in layer.top]
+        return list(self._inputs)
 
     def _check_built(self) -> None:
         if self._pending is not None:
@@ -264,9 +268,10 @@ class Net(nn.Module):
         Raises:
             ValueError: an input is missing, or is nobody's top, or a layer refuses its bottoms.
         """
+        self._check_inputs(inputs)
         if self._pending is not None:
             self._build_for(inputs)
-        blobs = self._check_inputs(inputs)
+        blobs = {name: _asked(blob) if self._forced else blob for name, blob in inputs.items()}
         wanted = self._wanted(keep)
         first: dict[str, Tensor] = {}
         for step in self._steps:
@@ -278,7 +283,7 @@ class Net(nn.Module):
                     del blobs[name]
             for name, top in zip(step.tops, tops, strict=False):
                 if not step.bottoms:
-                    top = blobs.get(name, _asked(top) if self.param.force_backward else top)
+                    top = blobs.get(name, _asked(top) if self._forced else top)
                 elif name in wanted and name in blobs:
                     first.setdefault(name, blobs[name])
                 blobs[name] = top
@@ -301,8 +306,9 @@ class Net(nn.Module):
             if down or i in layer.unasked:
                 blobs[name] = _asked(blobs[name])
             bottom = blobs[name]
-            if down is False and not self.param.force_backward:
-                bottom = bottom.detach().requires_grad_(bottom.requires_grad)
+            if down is False and not self._forced:
+                cut = bottom.detach()
+                bottom = _asked(cut) if bottom.requires_grad else cut
             bottoms.append(bottom)
         return bottoms
 
@@ -337,30 +343,22 @@ class Net(nn.Module):
                 raise ValueError(f"the net has no blob {name!r}{_meant(name, everything)}")
         return {*self._outputs, *names}
 
-    def _check_inputs(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the data layers' tops."""
-        fed = {top: step for step in self._steps if not step.bottoms for top in step.tops}
-        for name in inputs:
-            if name not in fed:
+    def _check_inputs(self, inputs: Mapping[str, Tensor]) -> None:
+        """Check that every input is a data layer's top, and no input is missing."""
+        for name, blob in inputs.items():
+            if name not in self._inputs:
                 raise ValueError(
                     f"input {name!r} is no data layer's top; they are "
-                    f"{', '.join(map(repr, fed)) or 'none'}"
+                    f"{', '.join(map(repr, self._inputs)) or 'none'}"
                 )
-        for name, step in fed.items():
-            if name not in inputs and not step.module:
-                raise ValueError(f"input {name!r}, the top of {step.name!r}, is missing")
-        if not self.param.force_backward:
-            return dict(inputs)
-        return {name: _asked(blob) for name, blob in inputs.items()}
+            if not isinstance(blob, Tensor):
+                raise ValueError(f"input {name!r} must be a tensor, not {type(blob).__name__}")
+        for name, maker in self._fed.items():
+            if name not in inputs:
+                raise ValueError(f"input {name!r}, the top of {maker!r}, is missing")
 
     def _build_for(self, inputs: Mapping[str, Tensor]) -> None:
         """Build with the shapes of a first batch."""
-        for name in inputs:
-            if name not in self.inputs:
-                raise ValueError(
-                    f"input {name!r} is no data layer's top; they are "
-                    f"{', '.join(map(repr, self.inputs))}"
-                )
         shapes = {name: tuple(blob.shape) for name, blob in inputs.items()}
         device = next(iter(inputs.values())).device if inputs else None
         layers = infer_with_blobs(self.param, shapes, self._pending or {})
@@ -458,8 +456,12 @@ def _outputs(steps: Sequence[Step], loss_weights: Collection[str]) -> tuple[str,
 
 
 def _asked(blob: Tensor) -> Tensor:
-    """Return a blob whose gradient is asked for, with nothing below it."""
-    if blob.requires_grad or not blob.is_floating_point() or not torch.is_grad_enabled():
+    """Return a blob whose gradient is asked for, with nothing below it.
+
+    A compiled net has none for the asking: there it is the caller's input that requires it.
+    """
+    idle = not torch.is_grad_enabled() or torch.compiler.is_compiling()
+    if idle or blob.requires_grad or not blob.is_floating_point():
         return blob
     return blob.detach().requires_grad_()
 

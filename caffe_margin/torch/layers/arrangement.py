@@ -51,9 +51,9 @@ class Slice(Layer):
     def forward(self, bottom: Tensor) -> tuple[Tensor, ...]:
         """Source: SliceLayer."""
         dim = bottom.shape[self.axis]
-        if not self.points:
-            return bottom.unflatten(self.axis, (self.tops, dim // self.tops)).unbind(self.axis)
-        sizes = [b - a for a, b in itertools.pairwise([0, *self.points, dim])]
+        sizes = [dim // self.tops] * self.tops
+        if self.points:
+            sizes = [b - a for a, b in itertools.pairwise([0, *self.points, dim])]
         return torch.split(bottom, sizes, self.axis)
 
 
@@ -80,7 +80,9 @@ class Flatten(Layer):
 
     def forward(self, bottom: Tensor) -> Tensor:
         """Source: FlattenLayer."""
-        return bottom.flatten(self.axis, self.end_axis)
+        start, end = self.axis % bottom.ndim, self.end_axis % bottom.ndim
+        # Of no axes at all: Caffe takes an end just before the start, and puts in a 1.
+        return bottom.unsqueeze(start) if end == start - 1 else bottom.flatten(start, end)
 
 
 class Reshape(Layer):

@@ -86,8 +86,10 @@ class Recurrent(Layer):
             filler = param.weight_filler if len(shape) == 2 else param.bias_filler
             self.add_blob(name, shape, filler)
         if not self.expose_hidden:
+            streams = (shapes.bottoms[layer.bottom[1]] or (0, 0))[1] or 0
             for name in self.states:
-                self.register_buffer(name, torch.zeros(1, 0, param.num_output), persistent=False)
+                state = torch.zeros(1, streams, param.num_output)
+                self.register_buffer(name, state, persistent=False)
 
     @abstractmethod
     def names(self) -> tuple[str, ...]:
