@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 _OF_FORKS = {
-    "SSD": (
-        "AnnotatedData DetectionEvaluate DetectionOutput MultiBoxLoss PriorBox SmoothL1Loss"
-    ),
+    "SSD": ("AnnotatedData DetectionEvaluate DetectionOutput MultiBoxLoss PriorBox SmoothL1Loss"),
     "Faster R-CNN": "ROIPooling",
     "R-FCN": "BoxAnnotatorOHEM PSROIPooling SoftmaxWithLossOHEM SmoothL1LossOHEM",
     "SegNet": "DenseImageData Upsample",

@@ -197,6 +197,11 @@ class Net(nn.Module):
         return cast("Layer", self._modules[step.module])
 
     @property
+    def layers(self) -> dict[str, Layer]:
+        """The layers that have a module, by Caffe's names."""
+        return {step.name: self._layer(step) for step in self._steps if step.module}
+
+    @property
     def params(self) -> dict[str, list[Tensor]]:
         """For each layer that has any, Caffe's blobs, in Caffe's order."""
         self._check_built()

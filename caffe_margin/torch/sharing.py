@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from caffe_margin import caffe_margin_pb2 as pb
 from caffe_margin.torch.layers.layer import Layer
+
+if TYPE_CHECKING:
+    from caffe_margin.torch.net import Net
 
 
 @dataclass
@@ -69,3 +73,24 @@ def _check_shared(layer: str, spec: pb.ParamSpec, blob: Tensor, owned: _Owned) -
                     f"layer {layer!r} shares {spec.name!r} with {owned.layer!r}, and gives it "
                     f"{name} {value:g} where {owned.mults[name]:g} was given"
                 )
+
+
+def share_layers(net: Net, owner: Net) -> None:
+    """Give the layers of a net the blobs of another's layers of the same names.
+
+    Source: Net::ShareTrainedLayersWith.
+
+    Raises:
+        ValueError: the blobs of two layers of one name differ in number or shape.
+    """
+    for name, layer in net.layers.items():
+        if name not in owner.layers:
+            continue
+        shapes, theirs = ([blob.shape for blob in one.blobs] for one in (layer, owner.layers[name]))
+        if shapes != theirs:
+            raise ValueError(
+                f"layer {name!r} has blobs of {[tuple(s) for s in shapes]} in one net and of "
+                f"{[tuple(s) for s in theirs]} in the other"
+            )
+        for attribute, other in zip(layer.fillers, owner.layers[name].fillers, strict=True):
+            setattr(layer, attribute, getattr(owner.layers[name], other))

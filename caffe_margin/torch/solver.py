@@ -19,9 +19,10 @@ from caffe_margin.files.solverstate import SolverState, read_solverstate, write_
 from caffe_margin.solver.learning_rate import multistep_drops
 from caffe_margin.solver.nets import net_to_train, nets_to_test
 from caffe_margin.torch import optim
+from caffe_margin.torch.learnable import learnable_params
 from caffe_margin.torch.margin_layer import MarginLayer
 from caffe_margin.torch.net import Net
-from caffe_margin.torch.sharing import learnable_params, share_layers
+from caffe_margin.torch.sharing import share_layers
 from caffe_margin.torch.weights import Weights, read_all
 
 Feed: TypeAlias = Callable[[int], Mapping[str, Tensor]]

@@ -13,12 +13,17 @@ from caffe_margin.torch.layers import (
     broadcast,
     class_losses,
     contrastive_loss,
+    eltwise,
     losses,
     margin,
     neurons,
     products,
     ranking,
+    recurrent,
+    reduction,
+    selection,
     sinks,
+    sources,
 )
 from caffe_margin.torch.layers.batch_norm import BatchNorm
 from caffe_margin.torch.layers.bn import BN
@@ -26,15 +31,6 @@ from caffe_margin.torch.layers.convolution import Convolution, Deconvolution
 from caffe_margin.torch.layers.crop import Crop
 from caffe_margin.torch.layers.dropout import Dropout
 from caffe_margin.torch.layers.im2col import Im2col
-    eltwise,
-    losses,
-    neurons,
-    products,
-    recurrent,
-    reduction,
-    selection,
-    sources,
-)
 from caffe_margin.torch.layers.layer import Layer
 from caffe_margin.torch.layers.lrn import LRN
 from caffe_margin.torch.layers.mvn import MVN
@@ -89,12 +85,15 @@ LAYERS: dict[str, Maker] = {
     "MVN": MVN,
     "Normalize": Normalize,
     "Softmax": Softmax,
-    "Eltwise": arrangement.Eltwise,
-    "Split": arrangement.Split,
     "SoftmaxWithLoss": class_losses.SoftmaxWithLoss,
     "InfogainLoss": class_losses.InfogainLoss,
     "MultinomialLogisticLoss": class_losses.MultinomialLogisticLoss,
     "HingeLoss": class_losses.HingeLoss,
+    "EuclideanLoss": losses.EuclideanLoss,
+    "SigmoidCrossEntropyLoss": losses.SigmoidCrossEntropyLoss,
+    "ContrastiveLoss": contrastive_loss.ContrastiveLoss,
+    "Accuracy": ranking.Accuracy,
+    "ArgMax": ranking.ArgMax,
     "RNN": recurrent.RNN,
     "LSTM": recurrent.LSTM,
     "LSTMUnit": recurrent.LSTMUnit,
@@ -111,11 +110,6 @@ LAYERS: dict[str, Maker] = {
     "Filter": selection.Filter,
     "Parameter": sources.Parameter,
     "DummyData": sources.DummyData,
-    "EuclideanLoss": losses.EuclideanLoss,
-    "SigmoidCrossEntropyLoss": losses.SigmoidCrossEntropyLoss,
-    "ContrastiveLoss": contrastive_loss.ContrastiveLoss,
-    "Accuracy": ranking.Accuracy,
-    "ArgMax": ranking.ArgMax,
     "Silence": sinks.Silence,
     "HDF5Output": sinks.HDF5Output,
 }

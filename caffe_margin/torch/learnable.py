@@ -1,0 +1,47 @@
+"""What a solver has in its charge: a net's blobs, and how fast each is to move."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from caffe_margin import caffe_margin_pb2 as pb
+
+
+class Learnable(NamedTuple):
+    """One of the blobs that a solver has in its charge.
+
+    Attributes:
+        blob: the parameter; or a buffer that no rate moves, but that has its place in a snapshot.
+        lr_mult: times the solver's rate.
+        decay_mult: times the solver's weight decay.
+    """
+
+    blob: Tensor
+    lr_mult: float
+    decay_mult: float
+
+
+def learnable_params(net: pb.NetParameter, params: Mapping[str, list[Tensor]]) -> list[Learnable]:
+    """Return a net's blobs in Caffe's order, a shared one once. Source: Net::AppendParam.
+
+    Args:
+        net: the net.
+        params: for each layer its blobs.
+    """
+    found: dict[int, Learnable] = {}
+    for layer in net.layer:
+        for i, blob in enumerate(params.get(layer.name, ())):
+            spec = layer.param[i] if i < len(layer.param) else pb.ParamSpec()
+            moves = isinstance(blob, nn.Parameter)
+            new = Learnable(blob, spec.lr_mult if moves else 0.0, spec.decay_mult)
+            old = found.setdefault(id(blob), new)
+            # What the owner leaves open, a later layer may say.
+            found[id(blob)] = Learnable(
+                blob,
+                new.lr_mult if spec.HasField("lr_mult") and moves else old.lr_mult,
+                new.decay_mult if spec.HasField("decay_mult") else old.decay_mult,
+            )
+    return list(found.values())
