@@ -25,7 +25,7 @@ import random
 import statistics
 from collections.abc import Callable, Mapping
 from time import perf_counter
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +34,7 @@ from rich.table import Table
 from sphereface_torch import SphereFace20
 
 import caffe_margin.torch as cmt
+from caffe_margin.maths.annealing import Annealing
 from generated import ROOT
 
 Step: TypeAlias = Callable[[], object]
@@ -46,11 +47,11 @@ def nets(batch: int) -> dict[str, Step]:
     label = torch.randint(CLASSES, (batch,))
     shapes = {"data": images.shape, "label": label.shape}
     net = cmt.Net(ROOT / "models" / "sphereface_model.prototxt", phase="TRAIN", shapes=shapes)
-    net.fc6.annealing = type(net.fc6.annealing)(5, 0, 1, 5, 0)
+    cast("cmt.MarginInnerProduct", net.fc6).annealing = Annealing(5, 0, 1, 5, 0)
     plain, last = SphereFace20(), SphereFace20()
-    for by_hand in (plain, last):
-        take_weights(by_hand, net)
-    last.to(memory_format=torch.channels_last)
+    for written in (plain, last):
+        take_weights(written, net)
+    last.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def ours() -> torch.Tensor:
         return net.loss(net(data=images, label=label))

@@ -23,9 +23,9 @@ class Unit(nn.Module):
             nn.Conv2d(channels, channels, 3, padding=1),
             nn.PReLU(channels),
         )
-        for layer in self.body[::2]:
-            # Caffe's bias of these has lr_mult: 0.
-            layer.bias.requires_grad_(False)
+        for name, parameter in self.body.named_parameters():
+            if name.endswith("bias"):  # Caffe's has lr_mult: 0 here
+                parameter.requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the sum."""

@@ -91,7 +91,7 @@ def test_shape_of_an_unknown_blob(capsys):
         ("reshape_message", ["43320 elements into (1, 18, -1, 38)"]),
         (
             "misleading_suggestion",
-            ["z 1x4x1x1", "w 4x1x1x1"],
+            ["z 1x4x1x1", "w 1x1x1x4"],
         ),
     ],
 )

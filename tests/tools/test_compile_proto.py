@@ -31,6 +31,23 @@ OUR_FIELD = {
 OUR_FIELDS = [
     OUR_FIELD,
     OUR_FIELD | {"message": "LargeMarginInnerProductParameter", "default": "EXACT"},
+    *(
+        {
+            "message": message,
+            "number": number,
+            "label": label,
+            "type": type_,
+            "name": name,
+            "default": "",
+            "option": "",
+        }
+        for message, number, label, type_, name in [
+            ("SolverState", "100", "repeated", "LayerIteration", "layer_iteration"),
+            ("SolverState", "101", "optional", "int64", "seed"),
+            ("LayerIteration", "1", "optional", "string", "layer"),
+            ("LayerIteration", "2", "optional", "int64", "iteration"),
+        ]
+    ),
 ]
 # Of forks: SSD's caffe.proto has the first as 202, which is L-Softmax's.
 NO_DEFAULT = {"default": "", "option": ""}
