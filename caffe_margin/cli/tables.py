@@ -87,7 +87,8 @@ def compare_table(comparison: Comparison) -> Table:
 def verify_lines(verifications: Mapping[str, Verification], verbose: bool) -> Iterator[str]:
     """Yield a line a recording, and with ``verbose`` a line a blob; then what is out of tolerance.
 
-    With ``verbose`` the types of a net's layers that were not replayed are named too.
+    With ``verbose`` the types of a net's layers that were not replayed are named too, and what is
+    wrong in Caffe.
 
     These are lines and no table: a path is never folded, so that a program may read them.
     """
@@ -124,10 +125,16 @@ def verify_lines(verifications: Mapping[str, Verification], verbose: bool) -> It
             counts = Counter(map(visible, verification.not_replayed)).items()
             types = ", ".join(f"{n} {type_}" for type_, n in counts)
             yield f"{show_path(path)}: not replayed: {types}"
+        if verbose and verification.wrong_in_caffe:
+            blobs = ", ".join(map(visible, verification.wrong_in_caffe))
+            yield f"{show_path(path)}: wrong in Caffe, and not held against it: {blobs}"
         if not verification.ok:
             yield _difference(path, verification)
     failed = sum(not verification.ok for verification in verifications.values())
-    yield f"{len(verifications)} replayed, {failed} out of tolerance"
+    wrong = sum(bool(verification.wrong_in_caffe) for verification in verifications.values())
+    yield f"{len(verifications)} replayed, {failed} out of tolerance" + (
+        f"; {wrong} with diffs that are wrong in Caffe (-v names them)" if wrong else ""
+    )
 
 
 def _difference(path: str, verification: Verification) -> str:

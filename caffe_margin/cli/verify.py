@@ -31,12 +31,15 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
         commands,
         "verify",
         run,
-        summary="replay recordings of the layer, and compare",
+        summary="replay recordings of layers and nets, and compare",
         description=(
-            "Replay each recording through the layer, under every engine, and hold every blob\n"
+            "Replay each recording under every engine there is for it, and hold every blob\n"
             "against the recorded one. A line a recording shows the blob that is farthest off:\n"
             "its largest difference, the same over the blob's largest magnitude, and in units\n"
             "of that magnitude's last place. -v adds a line a blob.\n\n"
+            "The engines fused and line_by_line replay the layers with a margin and softmax\n"
+            "losses, also those of a whole net, each by itself. torch replays whole nets, every\n"
+            "blob, diff and parameter of them; it needs PyTorch.\n\n"
             "Exits 1 where a blob is outside tolerance, 2 where a file is no sound recording;\n"
             "the other files are verified all the same."
         ),
@@ -50,11 +53,26 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
         help="a recording (.npz), or a folder of them",
     )
     command.add_argument(
+        "--engine",
+        dest="engines",
+        action="append",
+        choices=["fused", "line_by_line", "torch"],
+        help="replay by this engine alone; may be given again",
+    )
+    command.add_argument(
+        "--weights",
+        metavar="FILE",
+        type=file_name,
+        help="take a net's parameters from here, a .caffemodel or .h5, where a recording does not "
+        "hold them",
+    )
+    command.add_argument(
         "--rtol",
         metavar="R",
         type=_tolerance,
         help="tolerance, of a blob's largest magnitude (default: 1e-12 in float64, 2e-6 in "
-        "float32)",
+        "float32; through torch 1e-10 in float64, and in float32 four times what Caffe's own "
+        "float is off its double, where that recording lies beside it)",
     )
     command.add_argument(
         "-v",
@@ -78,14 +96,18 @@ def _tolerance(text: str) -> float:
 def run(options: argparse.Namespace) -> int:
     """Print a line a recording."""
     from caffe_margin.cli import tables
+    from caffe_margin.files.weights import read_weights
     from caffe_margin.recordings.replay import verify
 
+    weights = read_weights(options.weights) if options.weights else None
     paths, skipped, errors = find_recordings(options.paths)
     verifications: dict[str, Verification] = {}
     with progress("recordings", options.json) as track:
         for path in track(paths):
             try:
-                verifications[path] = verify(path, options.rtol)
+                verifications[path] = verify(
+                    path, options.rtol, engines=options.engines, weights=weights
+                )
             except (OSError, ValueError, MemoryError) as error:
                 errors[path] = _reason(path, error)
 
@@ -104,6 +126,8 @@ def run(options: argparse.Namespace) -> int:
     else:
         for line in tables.verify_lines(verifications, options.verbose):
             print(line)
+        if _wants_torch(verifications.values()) and not options.engines:
+            print("whole nets are replayed with PyTorch: pip install 'caffe_margin[torch]'")
         if skipped:
             names = ", ".join(map(show_path, skipped[:3])) + (", ..." if len(skipped) > 3 else "")
             print(f"skipped {len(skipped)} of the folders' files, which are no .npz: {names}")
@@ -142,6 +166,14 @@ def find_recordings(paths: Iterable[str]) -> tuple[list[str], list[str], dict[st
     return list(found), skipped, errors
 
 
+def _wants_torch(verifications: Iterable[Verification]) -> bool:
+    """Whether layers of nets were not replayed, and PyTorch is not installed."""
+    from importlib.util import find_spec
+
+    some = any(verification.not_replayed for verification in verifications)
+    return some and (sys.modules.get("torch", 0) is None or find_spec("torch") is None)
+
+
 def _reason(path: str, error: Exception) -> str:
     if isinstance(error, OSError):
         return f"{path}: {error.strerror or error}"
@@ -158,4 +190,5 @@ def _as_dict(path: str, verification: Verification) -> dict[str, Any]:
         "ok": verification.ok,
         "checks": [plain(asdict(check) | {"ok": check.ok}) for check in verification.checks],
         "not_replayed": list(verification.not_replayed),
+        "wrong_in_caffe": list(verification.wrong_in_caffe),
     }

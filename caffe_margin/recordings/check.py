@@ -56,8 +56,8 @@ class Verification:
         source: what recorded it.
         checks: every blob under every engine.
         not_replayed: the types of a net's layers that were not, one a layer.
-        wrong_in_caffe: the diffs that were not held against the recording, because Caffe's own
-            are not the gradient there.
+        wrong_in_caffe: what Caffe is known to compute wrongly and is not held against it: the
+            diffs below a layer whose Backward reads what was overwritten in place.
     """
 
     kind: str

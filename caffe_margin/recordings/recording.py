@@ -50,14 +50,37 @@ D is float32 or float64, the layer's Dtype, one for the whole file.
     weight_after_iterations            (n,) int      optional
     weight_after                       (n, N, K) D   the weight after that many iterations
 
-``net``: a whole net, one Forward and one Backward. Its MarginInnerProduct layers, those among them
-that are Python layers of `caffe_margin.pycaffe`, and its SoftmaxWithLoss layers are replayed, the
-others are not.
+``net``: a whole net, or a layer in a net of its own. Its MarginInnerProduct layers, those among
+them that are Python layers of `caffe_margin.pycaffe`, and its SoftmaxWithLoss layers are replayed
+one by one; all of it is, through PyTorch. D is the dtype of its blobs.
 
     net, phase                         () str        prototxt text; TRAIN or TEST
+    forwards                           () int        optional: how many Forwards, on the same
+                                                     input; 1 if absent
+    backward                           () bool       optional: whether one Backward followed, true
+                                                     if absent; where it did not, no diff is there
+    input/NAME                         any number    optional: what was put into the top of a data
+                                                     layer; blob/NAME/data where it is absent
+    top_diff/NAME                      D             optional: what was put into the diff of an
+                                                     output before Backward; a loss has its
+                                                     loss_weight there
+    mask                               top, bool     optional: what the one Dropout kept in TRAIN
     blob/NAME/data, blob/NAME/diff     D             each blob afterwards
     param/LAYER/I/data_before          D             each parameter before Forward; diffs are 0
     param/LAYER/I/data, .../diff       D             and afterwards
+    loss_weight                        () str        not read: JSON, the blobs whose diff Caffe set
+
+A recording may leave blobs out. One without any ``param/`` needs its weights beside it, or holds
+how they are drawn, one after another, an entry a blob: ``offset + scale * randn(*shape)`` of
+`numpy.random.RandomState`. It may hold parts and summaries of large blobs:
+
+    recipe_seed                        () int
+    recipe_layer                       (n,) str      in the order they are drawn
+    recipe_shape                       (n,) str      "64,3,3,3"
+    recipe_offset, recipe_scale        (n,) float
+    blob_part/NAME/data                D             a blob's first channels
+    norm/NAME                          (2,) float64  a blob's largest magnitude and length
+    recipe, recipe_blob, recipe_sum, recipe_first4   not read: the same as code, and its check
 """
 
 from __future__ import annotations
@@ -78,6 +101,7 @@ from caffe_margin.maths.gradient import NAMED_RULES, GradientRule
 from caffe_margin.nets import plugin_text
 
 FORMAT_VERSION = 1
+MAX_FORWARDS = 10_000
 MAX_TEXT = 4 << 20
 """Characters of prototxt text in a recording."""
 
@@ -152,6 +176,19 @@ class Recording:
         upgrade_net(net)
         plugin_text.restore(net)
         return net
+
+    @property
+    def forwards(self) -> int:
+        """How many Forwards ran."""
+        forwards = self.number("forwards") if "layer" in self or "forwards" in self else 1
+        if not 1 <= forwards <= MAX_FORWARDS:
+            raise ValueError(f"forwards is {forwards}; it must lie in [1, {MAX_FORWARDS}]")
+        return forwards
+
+    @property
+    def backward(self) -> bool:
+        """Whether a Backward ran; where the recording of a net does not say, it did."""
+        return "backward" not in self or bool(self.array("backward", "b", ()))
 
     @property
     def source(self) -> str:

@@ -6,9 +6,9 @@ import math
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,12 @@ from caffe_margin.recordings.recording import Recording
 from caffe_margin.recordings.signs import SIGNS, settle_signs
 from caffe_margin.solver.sgd import SGD
 
-MAX_FORWARDS = 10_000
+if TYPE_CHECKING:
+    from caffe_margin.torch.weights import Weights
+
+TORCH = "torch"
+"""The engine that replays a whole net at once."""
+
 MAX_LOGITS = MAX_BYTES // 16
 """Bytes of one M x N array at most; a replay holds about ten."""
 
@@ -38,33 +43,91 @@ AUTOMATIC = "(automatic)"
 """What Caffe's Net calls the top of a loss that has none."""
 
 
-def verify(path: str | os.PathLike[str], rtol: float | None = None) -> Verification:
-    """Replay a recording under every engine, and compare.
+def verify(
+    path: str | os.PathLike[str],
+    rtol: float | None = None,
+    *,
+    engines: Collection[str] | None = None,
+    weights: Weights | None = None,
+) -> Verification:
+    """Replay a recording, and compare.
 
     Args:
         path: the ``.npz`` file.
-        rtol: a tolerance instead of `RTOL`'s.
+        rtol: a tolerance instead of `RTOL`'s, or of `torch_net.tolerance`'s.
+        engines: those of `ENGINES` that replay layers one by one, and `TORCH`, which replays
+            whole nets; None for all that there are for the recording.
+        weights: the parameters of a net, where the recording does not hold them.
 
     Raises:
-        OSError: the file cannot be opened.
-        ValueError: it is no recording, is damaged or of a later format, is too large to replay, or
-            holds what the layer refuses.
+        OSError: a file cannot be opened.
+        ValueError: it is no recording, is damaged or of a later format, is too large to replay,
+            holds what the layer refuses, or none of the engines can replay it.
 
     Warns:
         UnknownFieldWarning: a field of its prototxt was skipped.
     """
+    for engine in engines or ():
+        if engine not in (*ENGINES, TORCH):
+            raise ValueError(f"no engine {engine!r}; they are {', '.join((*ENGINES, TORCH))}")
     recording = Recording(read_arrays(path))
     try:
         with np.errstate(all="ignore"), warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            replay = replay_of(recording)
-            checks = tuple(replay.checks(rtol))
-            verification = Verification(replay.kind, recording.source, checks, replay.not_replayed)
+            verification = _verify(recording, path, rtol, engines, weights)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     for warning in caught:
         warnings.warn(f"{path}: {warning.message}", warning.category, stacklevel=2)
     return verification
+
+
+def _verify(
+    recording: Recording,
+    path: str | os.PathLike[str],
+    rtol: float | None,
+    engines: Collection[str] | None,
+    weights: Weights | None,
+) -> Verification:
+    replay = replay_of(recording)
+    one_by_one = [name for name in ENGINES if engines is None or name in engines]
+    checks = list(replay.checks(rtol, one_by_one)) if one_by_one else []
+    not_replayed = replay.not_replayed
+    if isinstance(replay, NetReplay) and (engines is None or TORCH in engines):
+        must = not checks or engines is not None
+        if whole := _through_torch(recording, path, rtol, weights, must):
+            checks, not_replayed = checks + whole, ()
+    if not checks:
+        of_net = isinstance(replay, NetReplay)
+        raise ValueError(
+            f"{' and '.join(engines or ENGINES)} cannot replay any layer of this net; torch can"
+            if of_net
+            else f"torch cannot replay this recording; {' and '.join(ENGINES)} can"
+        )
+    return Verification(replay.kind, recording.source, tuple(checks), not_replayed)
+
+
+def _through_torch(
+    recording: Recording,
+    path: str | os.PathLike[str],
+    rtol: float | None,
+    weights: Weights | None,
+    must: bool,
+) -> list[Check]:
+    """Return the checks of a whole net on PyTorch.
+
+    None of them, unless ``must``, where PyTorch is not installed or cannot replay the net.
+    """
+    try:
+        import caffe_margin.torch  # noqa: F401  (its message says what to install)
+        from caffe_margin.recordings import torch_net
+    except ModuleNotFoundError as error:
+        if must:
+            raise ValueError(f"to replay the whole net, {error}") from None
+        return []
+    if not must and torch_net.why_not(recording):
+        return []
+    return list(torch_net.replay_through_torch(recording, path, rtol, weights))
 
 
 def replay_of(recording: Recording) -> Replay:
@@ -99,8 +162,8 @@ class Replay:
     kind: ClassVar[str]
     not_replayed: tuple[str, ...] = ()
 
-    def checks(self, rtol: float | None) -> Iterator[Check]:
-        """Run the layers, and yield every blob held against the recorded one."""
+    def checks(self, rtol: float | None, engines: Collection[str] = ENGINES) -> Iterator[Check]:
+        """Run the layers under each engine, and yield every blob held against the recorded one."""
         raise NotImplementedError
 
 
@@ -111,21 +174,20 @@ class LayerReplay(Replay):
     Attributes:
         inputs: what went in.
         outputs: what came out, by the keys of a recording of the layer alone.
+        last_lambda: whether of the Forwards' lambdas the last alone was recorded.
     """
 
     kind = "layer"
 
     inputs: LayerRun
     outputs: Mapping[str, NDArray]
+    last_lambda: bool = False
 
     @classmethod
     def of_layer(cls, recording: Recording, layer_param: pb.LayerParameter) -> LayerReplay:
         """Read a recording of the layer alone."""
         x = recording.floats("bottom0_data")
         _check_logits(top_shape(layer_param, x.shape), x.dtype)
-        forwards = recording.number("forwards")
-        if not 1 <= forwards <= MAX_FORWARDS:
-            raise ValueError(f"forwards is {forwards}; it must lie in [1, {MAX_FORWARDS}]")
         weight = recording.floats("blob0_data_before", (None, None), x.dtype)
         propagate_down = bool(recording.array("propagate_down", "b", (2,))[0])
         if not propagate_down and "bottom0_diff" in recording:
@@ -138,7 +200,7 @@ class LayerReplay(Replay):
             weight=weight,
             weight_diff=recording.floats("blob0_diff_before", weight.shape, x.dtype),
             top_diff=recording.floats("top0_diff", dtype=x.dtype),
-            forwards=forwards,
+            forwards=recording.forwards,
             propagate_down=propagate_down,
             param_propagate_down=bool(recording.array("param_propagate_down", "b", (1,))[0]),
         )
@@ -166,15 +228,20 @@ class LayerReplay(Replay):
         """
         name, (bottom, label) = layer_param.name, layer_param.bottom
         x = recording.floats(f"blob/{bottom}/data")
-        _check_logits(top_shape(layer_param, x.shape), x.dtype)
+        shape = top_shape(layer_param, x.shape)
+        _check_logits(shape, x.dtype)
         top = layer_param.top[0]
         weight = recording.floats(f"param/{name}/0/data_before", (None, None), x.dtype)
         outputs = {"top0_data": recording.floats(f"blob/{top}/data", dtype=x.dtype)}
         if len(layer_param.top) > 1:
             lambda_ = f"blob/{layer_param.top[1]}/data"
             outputs["top1_data"] = recording.floats(lambda_, (1,), x.dtype)
-        for key, part in (("blob0_data", "data"), ("blob0_diff", "diff")):
-            outputs[key] = recording.floats(f"param/{name}/0/{part}", weight.shape, x.dtype)
+        outputs["blob0_data"] = recording.floats(f"param/{name}/0/data", weight.shape, x.dtype)
+        top_diff = np.zeros(shape, x.dtype)
+        if recording.backward:
+            weight_diff = recording.floats(f"param/{name}/0/diff", weight.shape, x.dtype)
+            outputs["blob0_diff"] = weight_diff
+            top_diff = recording.floats(f"blob/{top}/diff", dtype=x.dtype)
         if has_diff:
             outputs["bottom0_diff"] = recording.floats(f"blob/{bottom}/diff", x.shape, x.dtype)
         inputs = LayerRun(
@@ -184,15 +251,16 @@ class LayerReplay(Replay):
             label=recording.array(f"blob/{label}/data", "fiu"),
             weight=weight,
             weight_diff=np.zeros_like(weight),
-            top_diff=recording.floats(f"blob/{top}/diff", dtype=x.dtype),
+            top_diff=top_diff,
+            forwards=recording.forwards,
             propagate_down=has_diff,
-            param_propagate_down=bool(outputs["blob0_diff"].any()),
+            param_propagate_down=recording.backward and bool(outputs["blob0_diff"].any()),
         )
-        return cls(inputs, outputs)
+        return cls(inputs, outputs, last_lambda=True)
 
-    def checks(self, rtol: float | None) -> Iterator[Check]:
-        """Yield each output under both engines; private blobs under the one that has them."""
-        for engine in ENGINES:
+    def checks(self, rtol: float | None, engines: Collection[str] = ENGINES) -> Iterator[Check]:
+        """Yield each output under each engine; private blobs under the one that has them."""
+        for engine in engines:
             computed = self.inputs.run(engine)
             if self.outputs.keys() & SIGNS & computed.keys():
                 tolerance = RTOL[self.inputs.x.dtype] if rtol is None else rtol
@@ -202,6 +270,8 @@ class LayerReplay(Replay):
                 if key not in computed:
                     continue
                 blob = computed[key]
+                if key == "top1_data" and self.last_lambda:
+                    blob = blob[-1:]
                 if key.startswith("internal_") and blob.size == recorded.size:
                     blob = blob.reshape(recorded.shape)
                 yield compare_blob(key, engine, blob, recorded, rtol)
@@ -256,7 +326,7 @@ class SoftmaxLossReplay(Replay):
             recording.floats(f"blob/{bottom}/diff", dtype=scores.dtype) if has_diff else None,
         )
 
-    def checks(self, rtol: float | None) -> Iterator[Check]:
+    def checks(self, rtol: float | None, engines: Collection[str] = ENGINES) -> Iterator[Check]:
         """Yield the loss, and the diff where there is one."""
         _check_logits(self.scores.shape, self.scores.dtype)
         layer = SoftmaxWithLoss.from_param(self.layer_param)
@@ -324,9 +394,9 @@ class HeadSgdReplay(Replay):
             _read_weight_after(recording, len(x), weight),
         )
 
-    def checks(self, rtol: float | None) -> Iterator[Check]:
-        """Yield the losses, the lambdas and the weights, under both engines."""
-        for engine in ENGINES:
+    def checks(self, rtol: float | None, engines: Collection[str] = ENGINES) -> Iterator[Check]:
+        """Yield the losses, the lambdas and the weights, under each engine."""
+        for engine in engines:
             computed, weight_after = self._train(engine)
             for key, blob in computed.items():
                 yield compare_blob(key, engine, blob, self.recorded[key], rtol)
@@ -381,13 +451,13 @@ def _read_weight_after(recording: Recording, T: int, weight: FloatArray) -> dict
 
 
 class NetReplay(Replay):
-    """A whole net, one Forward and one Backward; each layer that can be is replayed by itself.
+    """A whole net, whose layers with a margin and softmax losses are replayed one by one.
 
     A net's blobs are recorded after Backward, so that what a layer read or wrote is there only
     where no other layer wrote over it or added to it; the methods whose names say so find out.
 
     Attributes:
-        layers: those that are replayed.
+        layers: those that are replayed; there may be none.
     """
 
     kind = "net"
@@ -400,21 +470,19 @@ class NetReplay(Replay):
         can = [(layer, self._can_replay(layer)) for layer in net.layer]
         self.layers = [layer for layer, replayed in can if replayed]
         self.not_replayed = tuple(layer.type for layer, replayed in can if not replayed)
-        if not self.layers:
-            raise ValueError(f"the net has no {' or '.join(LAYER_REPLAYS)} that can be replayed")
 
     @classmethod
     def of(cls, recording: Recording) -> NetReplay:
         """Read the net of the recorded phase."""
         return cls(recording, filter_net(recording.net(), recording.text("phase")))
 
-    def checks(self, rtol: float | None) -> Iterator[Check]:
+    def checks(self, rtol: float | None, engines: Collection[str] = ENGINES) -> Iterator[Check]:
         """Yield the checks of each layer, its name before the blob's."""
         for layer in self.layers:
             replay = LAYER_REPLAYS[layer.type].of_net(
                 self._recording, layer, has_diff=self._diff_is_its_own(layer)
             )
-            for check in replay.checks(rtol):
+            for check in replay.checks(rtol, engines):
                 if self._shares_its_weight(layer) and check.blob in ("blob0_data", "blob0_diff"):
                     continue
                 yield replace(check, blob=f"{layer.name}/{check.blob}")
@@ -428,6 +496,7 @@ class NetReplay(Replay):
             self._top_is_overwritten(layer)
             or self._top_is_missing(layer)
             or self._weighs_its_probabilities(layer)
+            or self._weight_is_elsewhere(layer)
         )
 
     def _top_is_overwritten(self, layer: pb.LayerParameter) -> bool:
@@ -442,14 +511,22 @@ class NetReplay(Replay):
         """Whether a loss weight is given to its second top, the probabilities, too."""
         return layer.type == SoftmaxWithLoss.type and len(layer.loss_weight) > 1
 
+    def _weight_is_elsewhere(self, layer: pb.LayerParameter) -> bool:
+        """Whether the layer has a weight, and the recording no parameters at all."""
+        held = any(key.startswith("param/") for key in self._recording.arrays)
+        return layer.type in MARGIN_LAYERS and not held
+
     def _diff_is_its_own(self, layer: pb.LayerParameter) -> bool:
         """Whether the diff of bottom[0] is what this layer wrote, and neither a sum nor left alone.
 
         Caffe leaves it at zero where nothing below has parameters to learn.
         """
         bottom = layer.bottom[0]
-        return self._readers[bottom] == self._writers[bottom] == 1 and bool(
-            self._recording.array(f"blob/{bottom}/diff", "f").any()
+        alone = self._readers[bottom] == self._writers[bottom] == 1
+        return (
+            alone
+            and self._recording.backward
+            and bool(self._recording.array(f"blob/{bottom}/diff", "f").any())
         )
 
     def _shares_its_weight(self, layer: pb.LayerParameter) -> bool:

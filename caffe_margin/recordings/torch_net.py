@@ -14,12 +14,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import caffe_margin.torch as cmt
-from caffe_margin.files.npz import read_arrays
+from caffe_margin import caffe_margin_pb2 as pb
+from caffe_margin.files.npz import MAX_BYTES, read_arrays
 from caffe_margin.layers.checks import DTYPES
+from caffe_margin.nets.rules.algebra import count
+from caffe_margin.nets.select import filter_net
+from caffe_margin.nets.shapes import infer_shapes
 from caffe_margin.recordings.check import Check, compare_blob
 from caffe_margin.recordings.in_place import wrong_in_caffe
 from caffe_margin.recordings.recording import Recording
 from caffe_margin.torch.layers.dropout import Dropout
+from caffe_margin.torch.layers.table import FED, refuse_unknown
 
 if TYPE_CHECKING:
     from caffe_margin.torch.weights import Weights
@@ -27,6 +32,7 @@ if TYPE_CHECKING:
 ENGINE = "torch"
 RTOL_FLOAT64 = 1e-10
 RTOL_FLOAT32 = 2e-6
+STOCHASTIC = pb.PoolingParameter.STOCHASTIC
 GAPS = 4
 """A float32 blob may be as many times as far off as Caffe's own float is from its double."""
 
@@ -48,17 +54,21 @@ def replay_through_torch(
         weights: the parameters, where the recording does not hold them.
 
     Raises:
+        OSError: the weights cannot be opened.
         ValueError: the net cannot be built, or the recording is not of this net.
     """
-    dtype = _dtype(recording)
-    net = cmt.Net(recording.net(), phase=recording.text("phase"), dtype=_torch_dtype(dtype))
+    dtype, inputs = _dtype(recording), _inputs(recording)
+    shapes = {name: array.shape for name, array in inputs.items()}
+    _check_size(recording, shapes, dtype)
+    net = cmt.Net(
+        recording.net(), phase=recording.text("phase"), shapes=shapes, dtype=_torch_dtype(dtype)
+    )
     _set_params(net, recording, weights)
     _set_masks(net, recording)
-    inputs = {name: torch.from_numpy(array) for name, array in _inputs(net, recording).items()}
     blobs: dict[str, Tensor] = {}
-    for _ in range(recording.number("forwards") if "forwards" in recording else 1):
-        blobs = net(keep="all", **inputs)
-    if "backward" not in recording or recording.array("backward", "b", ()):
+    for _ in range(recording.forwards):
+        blobs = net(keep="all", **{name: torch.from_numpy(array) for name, array in inputs.items()})
+    if recording.backward:
         _backward(net, blobs, recording)
     rtol = tolerance(recording, path) if rtol is None else rtol
     wrong = wrong_in_caffe(recording)
@@ -69,6 +79,25 @@ def replay_through_torch(
         if key.startswith("blob_part/"):
             computed = computed[:, : array.shape[1]]
         yield compare_blob(key, ENGINE, computed, array, rtol)
+
+
+def why_not(recording: Recording) -> str:
+    """Return why a net cannot be replayed through PyTorch, "" where it can.
+
+    It has layers of types that are not in the table, or draws what the recording does not hold.
+    """
+    layers = _layers(recording)
+    try:
+        refuse_unknown(pb.NetParameter(layer=layers))
+    except ValueError as error:
+        return str(error)
+    if recording.text("phase") == "TRAIN" and "mask" not in recording:
+        for layer in layers:
+            if layer.type == "Dropout" or layer.pooling_param.pool == STOCHASTIC:
+                return (
+                    f"layer {layer.name!r} is random, and the recording does not say what it drew"
+                )
+    return ""
 
 
 def tolerance(recording: Recording, path: str | os.PathLike[str]) -> float:
@@ -110,21 +139,41 @@ def _torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:
     return torch.float64 if dtype == np.float64 else torch.float32
 
 
+def _check_size(
+    recording: Recording, shapes: Mapping[str, tuple[int, ...]], dtype: np.dtype[Any]
+) -> None:
+    """Raise ValueError where the net's blobs and parameters would take too much memory."""
+    net = pb.NetParameter(layer=_layers(recording))
+    size = sum(
+        (count(shape) or 0) * dtype.itemsize
+        for layer in infer_shapes(net, shapes)
+        for shape in (*layer.tops.values(), *layer.params)
+        if shape is not None
+    )
+    if size > MAX_BYTES:
+        raise ValueError(f"its blobs take {size} bytes; up to {MAX_BYTES} are replayed")
+
+
 def _set_params(net: cmt.Net, recording: Recording, weights: Weights | None) -> None:
     """Give the net the parameters that were there before the first Forward."""
-    if weights is not None:
+    if any(key.startswith("param/") for key in recording.arrays):
+        unfilled, _ = net.load_weights(
+            {
+                name: [
+                    recording.floats(f"param/{name}/{i}/data_before", tuple(blob.shape))
+                    for i, blob in enumerate(blobs)
+                ]
+                for name, blobs in net.params.items()
+            }
+        )
+    elif weights is not None:
         unfilled, _ = net.load_weights(weights)
     elif "recipe_seed" in recording:
         unfilled, _ = net.load_weights(_drawn(recording))
+    elif net.params:
+        raise ValueError("the recording holds no parameters; give the weights they are in")
     else:
-        arrays = {
-            name: [
-                recording.floats(f"param/{name}/{i}/data_before", tuple(blob.shape))
-                for i, blob in enumerate(blobs)
-            ]
-            for name, blobs in net.params.items()
-        }
-        unfilled, _ = net.load_weights(arrays)
+        return
     if unfilled:
         raise ValueError(f"there are no weights for {', '.join(map(repr, unfilled))}")
 
@@ -162,14 +211,27 @@ def _drawn(recording: Recording) -> dict[str, list[NDArray]]:
     return arrays
 
 
-def _inputs(net: cmt.Net, recording: Recording) -> dict[str, NDArray]:
-    """Return what was in the data layers' tops: as put there, or as found afterwards."""
+def _inputs(recording: Recording) -> dict[str, NDArray]:
+    """Return what was in the data layers' tops: as put there, or else as found afterwards."""
     return {
-        name: recording.array(key, "fiu")
-        for name in net.inputs
-        for key in (f"input/{name}", f"blob/{name}/data")
+        top: recording.array(key, "fiu")
+        for layer in _layers(recording)
+        if layer.type in FED or _draws(layer)
+        for top in layer.top
+        for key in (f"blob/{top}/data", f"input/{top}")
         if key in recording
     }
+
+
+def _draws(layer: pb.LayerParameter) -> bool:
+    """Whether a layer's tops are drawn anew at each Forward."""
+    fillers = layer.dummy_data_param.data_filler
+    return layer.type == "DummyData" and any(filler.type != "constant" for filler in fillers)
+
+
+def _layers(recording: Recording) -> list[pb.LayerParameter]:
+    """Return the layers of the recorded phase."""
+    return list(filter_net(recording.net(), recording.text("phase")).layer)
 
 
 def _backward(net: cmt.Net, blobs: Mapping[str, Tensor], recording: Recording) -> None:
@@ -193,7 +255,7 @@ def _computed(
     kind, _, rest = key.partition("/")
     if kind == "norm":
         blob = _blob(rest, blobs).detach().double()
-        return np.array([blob.abs().max(), blob.norm()]).astype(_numpy_dtype(blobs[rest]))
+        return np.array([blob.abs().max(), blob.norm()])
     if not _is_result(key):
         return None
     name, _, part = rest.rpartition("/")
@@ -214,7 +276,3 @@ def _blob(name: str, blobs: Mapping[str, Tensor]) -> Tensor:
     if name not in blobs:
         raise ValueError(f"the recording has a blob {name!r}, and the net none")
     return blobs[name]
-
-
-def _numpy_dtype(blob: Tensor) -> np.dtype[Any]:
-    return np.dtype(np.float64 if blob.dtype == torch.float64 else np.float32)

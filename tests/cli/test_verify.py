@@ -5,15 +5,18 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from google.protobuf import text_format
 
 from caffe_margin import caffe_margin_pb2 as pb
-from caffe_margin.cli import main
+from caffe_margin.cli import main, tables
 from caffe_margin.files.npz import write_arrays
-from helpers.places import ROOT
+from caffe_margin.files.weights import write_weights
+from caffe_margin.recordings.check import Verification, compare_blob
+from helpers.places import DATA, ROOT
 from helpers.recorded import FOLDER, load
 
 LAYER = FOLDER / "double_float64_thresholds.npz"
@@ -61,13 +64,78 @@ def test_verbose(capsys):
 def test_layers_of_a_net_that_are_not_replayed(capsys):
     net = str(FOLDER.parent / "caffe_net.npz")
     line = f"{net}: not replayed: 1 Input, 1 Convolution, 1 PReLU, 1 InnerProduct"
-    assert main(["verify", "-v", net]) == 0
+    alone = ["--engine", "fused", net]
+    assert main(["verify", "-v", *alone]) == 0
     assert line in capsys.readouterr().out.splitlines()
-    assert main(["verify", net]) == 0
+    assert main(["verify", *alone]) == 0
     assert "not replayed" not in capsys.readouterr().out
-    assert main(["verify", "--json", net]) == 0
+    assert main(["verify", "--json", *alone]) == 0
     (recording,) = json.loads(capsys.readouterr().out)["recordings"]
     assert recording["not_replayed"] == ["Input", "Convolution", "PReLU", "InnerProduct"]
+
+
+WHOLE = DATA / "layers" / "innerproduct_float64.npz"
+
+
+def test_engines(capsys):
+    assert main(["verify", "--engine", "line_by_line", "--json", str(LAYER), str(WHOLE)]) == 2
+    captured = capsys.readouterr()
+    (recording,) = json.loads(captured.out)["recordings"]
+    assert {check["engine"] for check in recording["checks"]} == {"line_by_line"}
+    assert captured.err == (
+        f"caffe-margin: {WHOLE}: line_by_line cannot replay any layer of this net; torch can\n"
+    )
+    assert main(["verify", "--engine", "torch", "--engine", "fused", str(LAYER), str(WHOLE)]) == 0
+    assert "2 replayed, 0 out of tolerance" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["verify", "--engine", "caffe", str(LAYER)])
+
+
+def test_weights(tmp_path, capsys):
+    arrays = load(WHOLE)
+    weights = [arrays[f"param/layer/{i}/data_before"] for i in range(2)]
+    write_weights({"layer": weights}, tmp_path / "a.caffemodel")
+    bare = {key: array for key, array in arrays.items() if not key.startswith("param/")}
+    write_arrays(tmp_path / "bare.npz", bare)
+    path, model = str(tmp_path / "bare.npz"), str(tmp_path / "a.caffemodel")
+    assert main(["verify", "--weights", model, path]) == 0
+    assert main(["verify", path]) == 2
+    assert "the recording holds no parameters" in capsys.readouterr().err
+    missing = str(tmp_path / "b.caffemodel")
+    assert main(["verify", "--weights", missing, path]) == 2
+    assert capsys.readouterr().err == f"caffe-margin: {missing!r}: No such file or directory\n"
+
+
+def test_what_is_wrong_in_caffe(capsys):
+    check = compare_blob("blob/x/diff", "torch", np.ones(1), np.ones(1), None)
+    wrong = Verification("net", "", (check,), wrong_in_caffe=("blob/a\n/diff", "param/l/0/diff"))
+    lines = list(
+        tables.verify_lines({"a.npz": wrong, "b.npz": replace(wrong, wrong_in_caffe=())}, True)
+    )
+    assert lines[-2:] == [
+        "a.npz: wrong in Caffe, and not held against it: blob/a\\n/diff, param/l/0/diff",
+        "2 replayed, 0 out of tolerance; 1 with diffs that are wrong in Caffe (-v names them)",
+    ]
+    lines = list(tables.verify_lines({"a.npz": wrong}, False))
+    assert not any("not held" in line for line in lines)
+    assert lines[-1].endswith("1 with diffs that are wrong in Caffe (-v names them)")
+
+
+def test_without_torch(tmp_path):
+    code = (
+        "import sys\nsys.modules['torch'] = None\n"
+        "from caffe_margin.cli import main\nsys.exit(main(['verify', *sys.argv[1:]]))"
+    )
+    net = FOLDER.parent / "caffe_net.npz"
+    done = subprocess.run(
+        [sys.executable, "-c", code, net, WHOLE], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stdout.splitlines()[-2:] == [
+        "1 replayed, 0 out of tolerance",
+        "whole nets are replayed with PyTorch: pip install 'caffe_margin[torch]'",
+    ]
+    assert done.stderr.endswith("needs PyTorch: pip install 'caffe_margin[torch]'\n")
 
 
 def test_out_of_tolerance(wrong, capsys):
@@ -195,7 +263,8 @@ def test_names_make_no_lines(tmp_path, capsys):
         arrays[f"param/{margin.name}/0/{part}"] = arrays.pop(f"param/fc6/0/{part}")
     path = tmp_path / f"{HOSTILE}.npz"
     write_arrays(path, arrays)
-    assert main(["verify", "-v", str(tmp_path)]) == 0
+    alone = ["--engine", "fused", "--engine", "line_by_line"]
+    assert main(["verify", "-v", *alone, str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1 + 1 + (2 * 5 + 2) + 1 + 1  # head, file, blobs, not replayed, count
     assert "".join(lines).isprintable()
@@ -207,7 +276,7 @@ def test_names_make_no_lines(tmp_path, capsys):
 
     arrays["blob/fc6/data"][0, 0] += 1
     write_arrays(path, arrays)
-    assert main(["verify", str(path)]) == 1
+    assert main(["verify", *alone, str(path)]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1 + 1 + 1 + 1
     assert "".join(lines).isprintable()

@@ -1,6 +1,9 @@
 """Recordings: each is replayed, and what is wrong with one is named."""
 
+import re
 import shutil
+import subprocess
+import sys
 import tracemalloc
 
 import numpy as np
@@ -12,14 +15,16 @@ from hypothesis import strategies as st
 from caffe_margin import caffe_margin_pb2 as pb
 from caffe_margin.files.npz import write_arrays
 from caffe_margin.files.text_format import UnknownFieldWarning
+from caffe_margin.files.weights import write_weights
 from caffe_margin.kernels import fused, row_passes
+from caffe_margin.layers.margin_layer import ENGINES
 from caffe_margin.maths.gradient import ALL_RULES, EXACT, PAPER
 from caffe_margin.nets import plugin_text
 from caffe_margin.recordings import replay
 from caffe_margin.recordings.check import compare_blob
 from caffe_margin.recordings.record import LayerRun, record
 from caffe_margin.recordings.replay import verify
-from helpers.places import ROOT
+from helpers.places import DATA, ROOT
 from helpers.recorded import FOLDER, LARGE_MARGIN, load, recordings
 
 NET = FOLDER.parent / "caffe_net.npz"
@@ -44,6 +49,11 @@ def changed(path, **arrays):
     """A recording with keys replaced, or left out where they are None."""
     everything = load(path) | arrays
     return {key: array for key, array in everything.items() if array is not None}
+
+
+def one_by_one(path):
+    """Replay a net's heads and losses, each by itself."""
+    return verify(path, engines=ENGINES)
 
 
 # What Caffe recorded passes
@@ -82,7 +92,7 @@ def test_kinds():
 
 def test_net():
     """A convolutional net in pycaffe, by tools/dump_caffe.py."""
-    verification = verify(NET)
+    verification = one_by_one(NET)
     assert verification.ok
     assert {check.blob for check in verification.checks} == {
         "fc6/top0_data",
@@ -109,19 +119,19 @@ def test_net():
     ],
 )
 def test_net_with_shared_blobs(write, text, lost):
-    whole = {check.blob for check in verify(NET).checks}
+    whole = {check.blob for check in one_by_one(NET).checks}
     net = np.array(f"{load(NET)['net']}\n{text}")
-    verification = verify(write(changed(NET, net=net)))
+    verification = one_by_one(write(changed(NET, net=net)))
     assert whole - {check.blob for check in verification.checks} == lost
     assert verification.ok
 
 
 def test_net_with_the_plugin(write):
     """The same net, its layer a Python layer of ours."""
-    whole = verify(NET)
+    whole = one_by_one(NET)
     net = plugin_text.to_python(str(load(NET)["net"])).text
     assert 'type: "Python"' in net
-    verification = verify(write(changed(NET, net=np.array(net))))
+    verification = one_by_one(write(changed(NET, net=np.array(net))))
     assert verification.checks == whole.checks
     assert verification.not_replayed == ("Input", "Convolution", "PReLU", "InnerProduct")
 
@@ -138,7 +148,7 @@ def test_net_with_a_shared_weight(write):
     for key in list(arrays):
         copied = key.replace("/fc6/", "/fc7/").replace("/lambda/", "/lambda2/")
         arrays[copied] = arrays[key]
-    verification = verify(write(arrays))
+    verification = one_by_one(write(arrays))
     assert verification.ok
     assert {check.blob for check in verification.checks} == {
         *("fc6/top0_data", "fc6/top1_data", "fc7/top0_data", "fc7/top1_data"),
@@ -148,16 +158,16 @@ def test_net_with_a_shared_weight(write):
 
 def test_net_with_a_loss_without_a_top(write):
     """Caffe adds one to each, and pycaffe calls them all (automatic)."""
-    whole = verify(NET)
+    whole = one_by_one(NET)
     arrays = load(NET)
     arrays["net"] = np.array(str(arrays["net"]).replace('top: "softmax_loss"', ""))
     without = {key: arrays[key] for key in arrays if not key.startswith("blob/softmax_loss/")}
     loss = {"blob/(automatic)/data": arrays["blob/softmax_loss/data"]}
-    assert verify(write(without | loss)).checks == whole.checks
+    assert one_by_one(write(without | loss)).checks == whole.checks
 
     another = f'{arrays["net"]} layer {{ type: "EuclideanLoss" bottom: "a" bottom: "b" }}'
     for some in (without, without | loss | {"net": np.array(another)}):
-        verification = verify(write(some))
+        verification = one_by_one(write(some))
         assert {check.blob.split("/")[0] for check in verification.checks} == {"fc6"}
         assert "SoftmaxWithLoss" in verification.not_replayed
 
@@ -165,10 +175,138 @@ def test_net_with_a_loss_without_a_top(write):
 def test_net_with_a_weight_on_the_probabilities(write):
     """Caffe's loss does not know what that asks of it."""
     net = str(load(NET)["net"]).replace('"SoftmaxWithLoss"', '"SoftmaxWithLoss" loss_weight: 1', 1)
-    assert verify(write(changed(NET, net=np.array(net)))).not_replayed == verify(NET).not_replayed
+    assert (
+        one_by_one(write(changed(NET, net=np.array(net)))).not_replayed
+        == one_by_one(NET).not_replayed
+    )
     net = net.replace("loss_weight: 1", "loss_weight: 1 loss_weight: 1")
-    verification = verify(write(changed(NET, net=np.array(net))))
-    assert verification.not_replayed == (*verify(NET).not_replayed, "SoftmaxWithLoss")
+    verification = one_by_one(write(changed(NET, net=np.array(net))))
+    assert verification.not_replayed == (*one_by_one(NET).not_replayed, "SoftmaxWithLoss")
+
+
+# Engines
+
+WHOLE = DATA / "layers" / "innerproduct_float64.npz"
+"""A net without a layer that is replayed by itself."""
+
+
+def test_engine(write):
+    for engine in ENGINES:
+        assert {check.engine for check in verify(LAYER, engines=[engine]).checks} == {engine}
+    both = [check for engine in ENGINES for check in verify(LAYER, engines=[engine]).checks]
+    assert both == list(verify(LAYER).checks)
+    with pytest.raises(ValueError, match="no engine 'caffe'; they are fused, line_by_line, torch"):
+        verify(LAYER, engines=["caffe"])
+
+
+@pytest.mark.parametrize("path", [LAYER, LOSS, SGD], ids=["layer", "loss", "sgd"])
+def test_an_engine_that_a_recording_has_not(path):
+    with pytest.raises(ValueError, match="torch cannot replay this recording; fused and line_by"):
+        verify(path, engines=["torch"])
+
+
+def test_whole_net():
+    verification = verify(WHOLE)
+    assert verification.ok
+    assert {check.engine for check in verification.checks} == {"torch"}
+    results = {key for key in load(WHOLE) if key.endswith(("/data", "/diff"))}
+    assert {check.blob for check in verification.checks} == results
+    assert verification == verify(WHOLE, engines=["torch"])
+    with pytest.raises(ValueError, match="fused and line_by_line cannot replay any layer of this"):
+        one_by_one(WHOLE)
+
+
+def test_every_recorded_blob_of_a_net_is_compared(write):
+    arrays = load(WHOLE)
+    for key in [key for key in arrays if key.endswith(("/data", "/diff"))]:
+        if key == "blob/x/data":  # what was put there
+            continue
+        wrong = arrays | {key: arrays[key] + 1}
+        verification = verify(write(wrong))
+        assert [check.blob for check in verification.checks if not check.ok] == [key]
+
+
+def test_a_net_whose_types_torch_lacks(write):
+    """What is asked for by name is refused, and else its heads are replayed."""
+    net = np.array(str(load(NET)["net"]).replace('"PReLU"', '"QReLU"'))
+    path = write(changed(NET, net=net))
+    assert verify(path).checks == one_by_one(NET).checks
+    assert "QReLU" in verify(path).not_replayed
+    with pytest.raises(ValueError, match=r"lacks a layer type: .* of type 'QReLU'"):
+        verify(path, engines=["torch"])
+
+
+def test_what_was_drawn_and_not_recorded(write):
+    dropout = 'layer { name: "d" type: "Dropout" bottom: "fc5" top: "d" }'
+    path = write(changed(NET, net=np.array(f"{load(NET)['net']}\n{dropout}")))
+    assert {check.engine for check in verify(path).checks} == {*ENGINES, ""}
+
+
+def test_without_torch():
+    """Heads are replayed, and what needs PyTorch says so."""
+    code = f"""
+import sys
+sys.modules["torch"] = None
+from caffe_margin.recordings.replay import verify
+print(len(verify({str(NET)!r}).checks))
+for path, engines in (({str(WHOLE)!r}, None), ({str(NET)!r}, ["torch"])):
+    try:
+        verify(path, engines=engines)
+    except ValueError as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    count, *errors = done.stdout.splitlines()
+    assert int(count) == len(one_by_one(NET).checks)
+    reason = "to replay the whole net, caffe_margin.torch needs PyTorch: pip install "
+    assert errors == [f"{path}: {reason}'caffe_margin[torch]'" for path in (WHOLE, NET)]
+
+
+def test_weights_that_a_recording_does_not_hold(write, tmp_path):
+    arrays = load(WHOLE)
+    before = [arrays[f"param/layer/{i}/data_before"] for i in range(2)]
+    bare = {key: array for key, array in arrays.items() if not key.startswith("param/")}
+    path = write(bare)
+    with pytest.raises(ValueError, match="holds no parameters; give the weights they are in"):
+        verify(path)
+    write_weights({"layer": before}, tmp_path / "a.caffemodel")
+    assert verify(path, weights=tmp_path / "a.caffemodel").ok
+    write_weights({"layer": [before[0], before[1] + 1]}, tmp_path / "b.caffemodel")
+    assert not verify(path, weights=tmp_path / "b.caffemodel").ok
+    assert verify(WHOLE, weights=tmp_path / "b.caffemodel").ok  # it has its own
+    write_weights({"other": before}, tmp_path / "c.caffemodel")
+    with pytest.raises(ValueError, match="no weights for 'layer'"):
+        verify(path, weights=tmp_path / "c.caffemodel")
+
+
+def test_a_net_that_asks_for_memory(write):
+    net = str(load(WHOLE)["net"])
+    large = re.sub("num_output: [0-9]+", "num_output: 50000000", net)
+    assert large != net
+    with pytest.raises(ValueError, match=r"its blobs take \d+ bytes; up to"):
+        verify(write(changed(WHOLE, net=np.array(large))))
+
+
+def test_forwards_of_a_net(write):
+    """Lambda moves on with each, and the recording holds the last."""
+    arrays = load(NET)
+    net = text_format.Parse(str(arrays["net"]), pb.NetParameter())
+    (margin,) = (layer for layer in net.layer if layer.type == "MarginInnerProduct")
+    margin.margin_inner_product_param.iteration -= 2
+    arrays["net"] = np.array(text_format.MessageToString(net))
+    assert not one_by_one(write(arrays)).ok
+    assert one_by_one(write(arrays | {"forwards": np.array(3)})).ok
+    with pytest.raises(ValueError, match="forwards is 0"):
+        one_by_one(write(arrays | {"forwards": np.array(0)}))
+
+
+def test_a_net_without_backward(write):
+    arrays = {key: array for key, array in load(NET).items() if not key.endswith("/diff")}
+    verification = one_by_one(write(arrays | {"backward": np.array(False)}))
+    assert verification.ok
+    assert {check.blob for check in verification.checks} == {
+        *("fc6/top0_data", "fc6/top1_data", "fc6/blob0_data", "softmax_loss/top0_data")
+    }
 
 
 # What is off is named
@@ -429,7 +567,7 @@ def test_missing_keys(write):
     with pytest.raises(ValueError, match="lacks phase"):
         verify(write(changed(SGD, solver=None)))
     with pytest.raises(ValueError, match="lacks blob/fc6/data"):
-        verify(write(changed(NET, **{"blob/fc6/data": None})))
+        one_by_one(write(changed(NET, **{"blob/fc6/data": None})))
 
 
 def test_wrong_shapes_and_dtypes(write):
@@ -470,7 +608,7 @@ OTHERS = {
     "solver": (SGD, {"solver": np.array('type: "Adam" lr_policy: "fixed"')}, "'Adam'"),
     "iter_size": (SGD, {"solver": np.array('lr_policy: "fixed" iter_size: 2')}, "iter_size is 2"),
     "phase": (NET, {"phase": np.array("PREDICT")}, "phase 'PREDICT'"),
-    "foreign net": (NET, {"net": np.array('name: "empty"')}, "net has no MarginInnerProduct"),
+    "foreign net": (NET, {"net": np.array('name: "empty"')}, "and the net none"),
 }
 
 
