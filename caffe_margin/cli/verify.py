@@ -96,17 +96,18 @@ def _tolerance(text: str) -> float:
 def run(options: argparse.Namespace) -> int:
     """Print a line a recording."""
     from caffe_margin.cli import tables
-    from caffe_margin.files.weights import read_weights
+    from caffe_margin.files.weights import read_blobs
     from caffe_margin.recordings.replay import verify
 
-    weights = read_weights(options.weights) if options.weights else None
+    if options.weights:
+        read_blobs(options.weights)  # said once, and not for each recording, where they are none
     paths, skipped, errors = find_recordings(options.paths)
     verifications: dict[str, Verification] = {}
     with progress("recordings", options.json) as track:
         for path in track(paths):
             try:
                 verifications[path] = verify(
-                    path, options.rtol, engines=options.engines, weights=weights
+                    path, options.rtol, engines=options.engines, weights=options.weights
                 )
             except (OSError, ValueError, MemoryError) as error:
                 errors[path] = _reason(path, error)

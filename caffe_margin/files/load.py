@@ -17,7 +17,7 @@ CONTROLS = bytes(set(range(32)) - set(b"\t\n\v\f\r")) + b"\x7f"
 _SIGNATURES = (
     (b"\x89PNG", "a PNG image"),
     (b"\xff\xd8\xff", "a JPEG image"),
-    (b"\x89HDF", "an HDF5 file; snapshot again with snapshot_format: BINARYPROTO"),
+    (b"\x89HDF", "an HDF5 file, which holds weights and no net"),
     (b"PK\x03\x04", "a zip archive (.npz and PyTorch files are zip archives)"),
     (b"\x1f\x8b", "a gzip archive; unpack it first"),
     (b"BZh", "a bzip2 archive; unpack it first"),

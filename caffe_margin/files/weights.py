@@ -1,4 +1,4 @@
-"""The parameter blobs of nets: .caffemodel files."""
+"""The parameter blobs of nets: .caffemodel files, and HDF5's .h5."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import numpy as np
 
 from caffe_margin import caffe_margin_pb2 as pb
 from caffe_margin.files.blobs import array_to_blob, blob_to_array
+from caffe_margin.files.hdf5 import MAGIC, BlobsByPlace, read_hdf5, write_hdf5
 from caffe_margin.files.load import StrPath, naming
 from caffe_margin.files.prototxt import load_net, write_net
+from caffe_margin.files.regular import check_regular
 
 
 def is_hdf5_name(path: StrPath) -> bool:
@@ -18,7 +20,7 @@ def is_hdf5_name(path: StrPath) -> bool:
 
 
 def read_weights(path: StrPath) -> dict[str, list[np.ndarray]]:
-    """Read the parameter blobs of a .caffemodel, V0 and V1 files too.
+    """Read the parameter blobs of a .caffemodel, V0 and V1 files too, or of a .h5.
 
         >>> import numpy as np
         >>> write_weights({"fc6": [np.ones((10, 4))]}, "a.caffemodel")
@@ -26,8 +28,9 @@ def read_weights(path: StrPath) -> dict[str, list[np.ndarray]]:
         >>> [(name, [blob.shape for blob in blobs]) for name, blobs in weights.items()]
         [('fc6', [(10, 4)])]
 
-    Fields the schema lacks are passed over: weights from a fork read like any other. Where
-    two layers have the same name the later one counts, as in Net::CopyTrainedLayersFrom.
+    Which of them it is the content says. Fields the schema lacks are passed over: weights from a
+    fork read like any other. Where two layers have the same name the later one counts, as in
+    Net::CopyTrainedLayersFrom.
 
     Returns:
         layer name -> its blobs, float32 or float64, writable and independent of each other;
@@ -35,45 +38,75 @@ def read_weights(path: StrPath) -> dict[str, list[np.ndarray]]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is no net or has no weights, or a blob's values do not fill its
-            shape (the message names layer and blob).
+        ValueError: the file is no net or has no weights, a blob's values do not fill its
+            shape (the message names layer and blob), or h5py, which HDF5 needs, is not
+            installed.
     """
+    weights = read_blobs(path)
+    for name, blobs in weights.items():
+        if missing := set(range(len(blobs))) - blobs.keys():
+            raise ValueError(
+                f"{path}: layer {name!r} has blob {max(blobs)} and not {min(missing)}, which "
+                "another layer must own; its net can load it"
+            )
+    return {name: list(blobs.values()) for name, blobs in weights.items()}
+
+
+def read_blobs(path: StrPath) -> BlobsByPlace:
+    """Read blobs as `read_weights`, by their places: a .h5 may leave out what other layers own.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: as `read_weights`.
+    """
+    check_regular(path)
+    with open(path, "rb") as file:
+        if file.read(len(MAGIC)) == MAGIC:
+            return read_hdf5(path)
     net, _ = load_net(path)
-    weights = {}
+    weights: BlobsByPlace = {}
     for layer in net.layer:
-        arrays = []
+        blobs = {}
         for i, blob in enumerate(layer.blobs):
             with naming(f"{path}: layer {layer.name!r}, blob {i}"):
-                arrays.append(blob_to_array(blob))
-        if arrays:
-            weights[layer.name] = arrays
+                blobs[i] = blob_to_array(blob)
+        if blobs:
+            weights[layer.name] = blobs
     if not weights:
         raise ValueError(
-            f"{path}: no layer has weights; they are in a .caffemodel, not a .prototxt"
+            f"{path}: no layer has weights; they are in a .caffemodel or .h5, not a .prototxt"
         )
     return weights
 
 
 def write_weights(weights: Mapping[str, Sequence[np.ndarray]], path: StrPath) -> None:
-    """Write blobs to a binary file that Net::CopyTrainedLayersFrom reads, whole or not at all.
+    """Write blobs to a file that Net::CopyTrainedLayersFrom reads, whole or not at all.
 
         >>> import numpy as np
         >>> write_weights({"fc6": [np.ones((10, 4), np.float32)]}, "a.caffemodel")
 
     Args:
         weights: layer name -> its blobs, float32 or float64.
-        path: the file, replaced where it exists.
+        path: the file, replaced where it exists: HDF5 where its name ends in .h5 or .hdf5, and
+            else a .caffemodel.
 
     Raises:
-        ValueError: there are no weights, a blob is of another dtype, or they take 2 GiB.
+        ValueError: there are no weights, a blob is of another dtype, they take 2 GiB in a
+            .caffemodel, or h5py, which HDF5 needs, is not installed.
         OSError: the file cannot be written.
     """
+    if not any(len(arrays) for arrays in weights.values()):
+        raise ValueError("there are no weights to write")
+    if is_hdf5_name(path):
+        by_place = {
+            name: dict(enumerate(map(np.asarray, arrays))) for name, arrays in weights.items()
+        }
+        write_hdf5(by_place, path)
+        return
     net = pb.NetParameter()
     for name, arrays in weights.items():
         layer = net.layer.add(name=name)
         for i, array in enumerate(arrays):
             with naming(f"layer {name!r}, blob {i}"):
                 layer.blobs.append(array_to_blob(array))
-    if not any(layer.blobs for layer in net.layer):
-        raise ValueError("there are no weights to write")
     write_net(net, path, binary=True)

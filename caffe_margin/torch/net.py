@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from caffe_margin import caffe_margin_pb2 as pb
+from caffe_margin.files.hdf5 import BlobsByPlace
 from caffe_margin.files.load import StrPath, naming
 from caffe_margin.files.names import near
 from caffe_margin.files.prototxt import read_net
@@ -136,7 +137,7 @@ class Net(nn.Module):
         self._steps: list[Step] = []
         self._outputs: tuple[str, ...] = ()
         self._seed = int(torch.randint(2**31, ())) if seed is None else seed
-        self._pending: dict[str, list[np.ndarray]] | None = arrays
+        self._pending: BlobsByPlace | None = arrays
         self.train(phase == "TRAIN")
         layers = infer_with_blobs(self.param, shapes, arrays)
         if _waits(self.param, layers):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -12,13 +12,13 @@ from torch import Tensor
 
 from caffe_margin import caffe_margin_pb2 as pb
 from caffe_margin.files.blobs import array_to_blob, blob_to_array
+from caffe_margin.files.hdf5 import BlobsByPlace, write_hdf5
 from caffe_margin.files.load import StrPath, naming
 from caffe_margin.files.prototxt import write_net
-from caffe_margin.files.weights import is_hdf5_name, read_weights, write_weights
+from caffe_margin.files.weights import is_hdf5_name, read_blobs
 from caffe_margin.nets.shapes import LayerShapes, infer_shapes
 
 Weights: TypeAlias = "StrPath | Iterable[StrPath] | Mapping[str, Sequence[np.ndarray]]"
-Arrays: TypeAlias = dict[str, list[np.ndarray]]
 
 
 class Loaded(NamedTuple):
@@ -33,24 +33,24 @@ class Loaded(NamedTuple):
     unused: tuple[str, ...]
 
 
-def read_all(weights: Weights) -> Arrays:
-    """Return blobs by layer, from wherever they are."""
+def read_all(weights: Weights) -> BlobsByPlace:
+    """Return blobs by layer and place, from wherever they are."""
     if isinstance(weights, Mapping):
-        return {name: list(blobs) for name, blobs in weights.items()}
+        return {name: dict(enumerate(blobs)) for name, blobs in weights.items()}
     paths = [weights] if isinstance(weights, str | os.PathLike) else weights
-    arrays: Arrays = {}
+    arrays: BlobsByPlace = {}
     for path in paths:
-        arrays |= read_weights(path)
+        arrays |= read_blobs(path)
     return arrays
 
 
-def take_blobs(net: pb.NetParameter) -> tuple[pb.NetParameter, Arrays]:
+def take_blobs(net: pb.NetParameter) -> tuple[pb.NetParameter, BlobsByPlace]:
     """Return a net without the blobs its layers hold, and the blobs; the net is changed."""
-    arrays: Arrays = {}
+    arrays: BlobsByPlace = {}
     for layer in net.layer:
         if layer.blobs:
             with naming(f"layer {layer.name!r}"):
-                arrays[layer.name] = [blob_to_array(blob) for blob in layer.blobs]
+                arrays[layer.name] = dict(enumerate(map(blob_to_array, layer.blobs)))
             layer.ClearField("blobs")
     return net, arrays
 
@@ -58,44 +58,60 @@ def take_blobs(net: pb.NetParameter) -> tuple[pb.NetParameter, Arrays]:
 def infer_with_blobs(
     net: pb.NetParameter,
     shapes: Mapping[str, Sequence[int]] | None,
-    arrays: Mapping[str, Sequence[np.ndarray]],
+    arrays: BlobsByPlace,
 ) -> list[LayerShapes]:
     """Return the shapes in a net, unknown ones of parameters from blobs that will be loaded."""
     layers = infer_shapes(net, shapes)
     told = pb.NetParameter()
     told.CopyFrom(net)
     for param, layer in zip(told.layer, layers, strict=True):
-        if layer.param_count is None:
-            for array in arrays.get(layer.name, ()):
+        blobs = arrays.get(layer.name, {})
+        if layer.param_count is None and blobs.keys() == set(range(len(blobs))):
+            for array in blobs.values():
                 param.blobs.add().shape.dim.extend(array.shape)
     return infer_shapes(told, shapes)
 
 
 @torch.no_grad()
-def load_into(params: Mapping[str, Sequence[Tensor]], arrays: Arrays) -> Loaded:
-    """Copy blobs to the layers of the same name, all or none."""
-    pairs = []
-    for name, blobs in params.items():
-        new = arrays.get(name)
-        if new is None:
-            continue
-        if len(new) != len(blobs):
-            raise ValueError(
-                f"layer {name!r} has {len(new)} blobs in the weights and {len(blobs)} in the net"
-            )
-        for i, (array, blob) in enumerate(zip(new, blobs, strict=True)):
-            if not _fits(array.shape, tuple(blob.shape)):
-                raise ValueError(
-                    f"layer {name!r}, blob {i}: {array.shape} in the weights and "
-                    f"{tuple(blob.shape)} in the net; to train it anew, rename the layer"
-                )
-            pairs.append((blob, array))
+def load_into(params: Mapping[str, Sequence[Tensor]], arrays: BlobsByPlace) -> Loaded:
+    """Copy blobs to the layers of the same name, all or none.
+
+    What a layer shares with one before it may be missing.
+    Source: Net::CopyTrainedLayersFrom, Net::CopyTrainedLayersFromHDF5.
+    """
+    pairs = [pair for name in params for pair in _pairs(name, params, arrays)]
     for blob, array in pairs:
         blob.copy_(torch.from_numpy(np.ascontiguousarray(array)).reshape(blob.shape))
+    filled = {id(blob) for blob, _ in pairs}
     return Loaded(
-        unfilled=tuple(name for name in params if name not in arrays),
+        unfilled=tuple(
+            name for name, blobs in params.items() if not filled.issuperset(map(id, blobs))
+        ),
         unused=tuple(name for name in arrays if name not in params),
     )
+
+
+def _pairs(
+    name: str, params: Mapping[str, Sequence[Tensor]], arrays: BlobsByPlace
+) -> Iterator[tuple[Tensor, np.ndarray]]:
+    """Yield each of a layer's blobs with what goes into it."""
+    new, blobs = arrays.get(name), params[name]
+    if new is None:
+        return
+    others = {id(blob) for other in params if other != name for blob in params[other]}
+    missing = [i for i, blob in enumerate(blobs) if i not in new and id(blob) not in others]
+    if missing or max(new, default=0) >= len(blobs):
+        raise ValueError(
+            f"layer {name!r} has {len(new)} blobs in the weights and {len(blobs)} in the net; to "
+            "train it anew, rename the layer"
+        )
+    for i, array in new.items():
+        if not _fits(array.shape, tuple(blobs[i].shape)):
+            raise ValueError(
+                f"layer {name!r}, blob {i}: {array.shape} in the weights and "
+                f"{tuple(blobs[i].shape)} in the net; to train it anew, rename the layer"
+            )
+        yield blobs[i], array
 
 
 def _fits(stored: tuple[int, ...], shape: tuple[int, ...]) -> bool:
@@ -106,16 +122,21 @@ def _fits(stored: tuple[int, ...], shape: tuple[int, ...]) -> bool:
 
 def save_from(params: Mapping[str, Sequence[Tensor]], net: pb.NetParameter, path: StrPath) -> None:
     """Write a net's blobs to a file. Source: Net::ToProto, Net::ToHDF5."""
-    arrays = {name: [_array(blob) for blob in blobs] for name, blobs in params.items()}
-    if not arrays:
+    if not params:
         raise ValueError("the net has no weights to write")
     if is_hdf5_name(path):
-        write_weights(arrays, path)
+        owned: BlobsByPlace = {layer.name: {} for layer in net.layer}
+        written: set[int] = set()
+        for name, blobs in params.items():
+            own = {i: blob for i, blob in enumerate(blobs) if id(blob) not in written}
+            owned[name] = {i: _array(blob) for i, blob in own.items()}
+            written.update(map(id, blobs))
+        write_hdf5(owned, path)
         return
     full = pb.NetParameter()
     full.CopyFrom(net)
     for layer in full.layer:
-        layer.blobs.extend(array_to_blob(array) for array in arrays.get(layer.name, ()))
+        layer.blobs.extend(array_to_blob(_array(blob)) for blob in params.get(layer.name, ()))
     write_net(full, path, binary=True)
 
 

@@ -136,7 +136,7 @@ MEAN = pb.BlobProto(num=1, channels=3, height=1, width=1, data=[1, 2, 3]).Serial
         (npz(), "a zip archive"),
         (npy(), "a numpy array"),
         (gzip.compress(TEXT.encode()), "a gzip archive"),
-        (b"\x89HDF\r\n\x1a\n\0", "BINARYPROTO"),
+        (b"\x89HDF\r\n\x1a\n\0", "HDF5 file"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "git lfs pull"),
         (b"<!DOCTYPE html>\n<html>", "web page"),
         (TEXT.encode("utf-16"), "UTF-16"),
