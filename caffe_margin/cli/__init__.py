@@ -14,10 +14,13 @@ import warnings
 from collections.abc import Sequence
 from importlib import metadata
 
-from caffe_margin.cli import compare, geometry, inspect, plugin, record, schedule, verify
+from caffe_margin.cli import compare, geometry, inspect, plugin, record, run, schedule, verify
 from caffe_margin.cli.common import complain, discard
 
-COMMANDS = (compare, inspect, schedule, verify, record, plugin, geometry)
+COMMANDS = (compare, inspect, schedule, verify, record, run, plugin, geometry)
+
+EXTRAS = {"torch", "cv2", "h5py", "lmdb"}
+"""Modules whose absence is no bug: the message says what to install."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,6 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         complain(reason if error.filename is None else f"{error.filename!r}: {reason}")
     except (ValueError, MemoryError) as error:
         complain(str(error) or "out of memory")
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRAS:
+            raise
+        complain(error)
     return 2
 
 

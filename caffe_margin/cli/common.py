@@ -124,10 +124,10 @@ def _refuse_solver(path: str) -> None:
     ) from None
 
 
-def add_state(command: argparse.ArgumentParser) -> None:
+def add_state(command: argparse.ArgumentParser, phase: str = "TRAIN") -> None:
     """Add the arguments that say which of a net's layers are built: --phase, --level, --stage."""
     command.add_argument(
-        "--phase", choices=["TRAIN", "TEST"], default="TRAIN", help="the phase (default: TRAIN)"
+        "--phase", choices=["TRAIN", "TEST"], default=phase, help=f"the phase (default: {phase})"
     )
     command.add_argument(
         "--level", type=int, default=0, help="the level that layers' rules ask for (default: 0)"

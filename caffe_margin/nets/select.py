@@ -87,6 +87,32 @@ def find_layer(
     raise ValueError(f"the net has {len(names)} {what}; name one: {_some(names)}")
 
 
+def needed_for(net: pb.NetParameter, blobs: Iterable[str]) -> pb.NetParameter:
+    """Return the net with the layers that blobs come from, directly or not, and no others.
+
+    Args:
+        net: a net of one phase, left alone.
+        blobs: names of tops.
+
+    Raises:
+        ValueError: a blob is nobody's top.
+    """
+    tops = {top for layer in net.layer for top in layer.top}
+    wanted = set(blobs)
+    for name in wanted - tops:
+        raise ValueError(f"the net has no blob {name!r}{_suggest(name, sorted(tops))}")
+    kept = []
+    for layer in reversed(net.layer):
+        if wanted.intersection(layer.top):
+            kept.append(layer)
+            wanted.update(layer.bottom)
+    part = pb.NetParameter()
+    part.CopyFrom(net)
+    part.ClearField("layer")
+    part.layer.extend(reversed(kept))
+    return part
+
+
 def _meets(state: pb.NetState, rule: pb.NetStateRule) -> bool:
     """Source: Net::StateMeetsRule."""
     return (
