@@ -78,9 +78,20 @@ class Verification:
 
 
 def compare_blob(
-    blob: str, engine: str, computed: FloatArray, recorded: FloatArray, rtol: float | None
+    blob: str,
+    engine: str,
+    computed: FloatArray,
+    recorded: FloatArray,
+    rtol: float | None,
+    scale: float = 0.0,
 ) -> Check:
     """Hold a replayed blob against the recorded one.
+
+    Args:
+        blob, engine, computed, recorded: as in `Check`.
+        rtol: a tolerance instead of `RTOL`'s.
+        scale: the magnitude that a difference is relative to, where the recorded one's largest is
+            smaller.
 
     Raises:
         ValueError: the recorded one has another shape or dtype.
@@ -97,6 +108,7 @@ def compare_blob(
     at = np.unravel_index(np.argmax(difference), difference.shape)
     absolute = float(difference[at])
     largest = np.abs(recorded, where=np.isfinite(recorded), out=np.zeros_like(recorded)).max()
+    largest = max(largest, recorded.dtype.type(scale))
     if absolute == 0:
         relative = ulps = 0.0
     elif largest == 0:

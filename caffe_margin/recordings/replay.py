@@ -25,6 +25,7 @@ from caffe_margin.maths.arrays import FloatArray
 from caffe_margin.maths.gradient import GradientRule
 from caffe_margin.nets.select import filter_net, find_layer
 from caffe_margin.recordings.check import RTOL, Check, Verification, compare_blob
+from caffe_margin.recordings.in_place import wrong_in_caffe
 from caffe_margin.recordings.record import LayerRun, make_layer, top_shape
 from caffe_margin.recordings.recording import Recording
 from caffe_margin.recordings.signs import SIGNS, settle_signs
@@ -104,7 +105,8 @@ def _verify(
             if of_net
             else f"torch cannot replay this recording; {' and '.join(ENGINES)} can"
         )
-    return Verification(replay.kind, recording.source, tuple(checks), not_replayed)
+    wrong = wrong_in_caffe(recording) if isinstance(replay, NetReplay) else ()
+    return Verification(replay.kind, recording.source, tuple(checks), not_replayed, wrong)
 
 
 def _through_torch(

@@ -33,6 +33,8 @@ ENGINE = "torch"
 RTOL_FLOAT64 = 1e-10
 RTOL_FLOAT32 = 2e-6
 STOCHASTIC = pb.PoolingParameter.STOCHASTIC
+ROUNDING = 16
+"""Units in the last place of a layer's largest diff up to which another is zero but for rounding."""
 GAPS = 4
 """A float32 blob may be as many times as far off as Caffe's own float is from its double."""
 
@@ -71,14 +73,14 @@ def replay_through_torch(
     if recording.backward:
         _backward(net, blobs, recording)
     rtol = tolerance(recording, path) if rtol is None else rtol
-    wrong = wrong_in_caffe(recording)
+    wrong, scratch = wrong_in_caffe(recording), _scratch(net)
     for key, array in recording.arrays.items():
-        computed = None if key in wrong else _computed(key, blobs, net.params)
+        computed = None if key in wrong else _computed(key, blobs, net.params, scratch)
         if computed is None:
             continue
         if key.startswith("blob_part/"):
             computed = computed[:, : array.shape[1]]
-        yield compare_blob(key, ENGINE, computed, array, rtol)
+        yield compare_blob(key, ENGINE, computed, array, rtol, _scale(key, recording.arrays))
 
 
 def why_not(recording: Recording) -> str:
@@ -118,8 +120,29 @@ def tolerance(recording: Recording, path: str | os.PathLike[str]) -> float:
             continue
         finite = np.isfinite(double) & np.isfinite(single)
         if finite.any() and (largest := np.abs(double[finite]).max()) > 0:
+            largest = max(largest, _scale(key, recording.arrays))
             gaps.append(float(np.abs(single[finite] - double[finite]).max() / largest))
     return max(RTOL_FLOAT32, GAPS * max(gaps))
+
+
+def _scale(key: str, arrays: Mapping[str, NDArray]) -> float:
+    """Return the largest diff of a layer, for those of its diffs that are zero but for rounding.
+
+    As that of a bias is which BatchNorm takes out again: all of what is recorded is rounding.
+    """
+    kind, _, rest = key.partition("/")
+    layer, _, part = rest.rpartition("/")
+    if (kind, part) != ("param", "diff"):
+        return 0.0
+    start = f"param/{layer.rpartition('/')[0]}/"
+    largest = {
+        other: float(np.abs(array).max(initial=0))
+        for other, array in arrays.items()
+        if other.startswith(start) and other.endswith("/diff")
+    }
+    most = max(largest.values())
+    rounding = ROUNDING * np.finfo(arrays[key].dtype).eps * most
+    return most if largest[key] <= rounding else 0.0
 
 
 def _is_result(key: str) -> bool:
@@ -248,8 +271,23 @@ def _backward(net: cmt.Net, blobs: Mapping[str, Tensor], recording: Recording) -
     torch.autograd.backward([blobs[name] for name in roots], [diffs[name] for name in roots])
 
 
+def _scratch(net: cmt.Net) -> dict[str, str]:
+    """Return the blobs whose diff a Scale above uses for what it computes, and that Scale's top.
+
+    Caffe leaves the bottom times the top's diff there. Source: ScaleLayer::Backward_cpu.
+    """
+    return {
+        layer.bottom[0]: layer.top[0]
+        for layer in net.param.layer
+        if layer.type == "Scale" and layer.bottom[0] != layer.top[0]
+    }
+
+
 def _computed(
-    key: str, blobs: Mapping[str, Tensor], params: Mapping[str, list[Tensor]]
+    key: str,
+    blobs: Mapping[str, Tensor],
+    params: Mapping[str, list[Tensor]],
+    scratch: Mapping[str, str],
 ) -> NDArray | None:
     """Return what a key of the recording stands for; None where it is no result."""
     kind, _, rest = key.partition("/")
@@ -268,6 +306,10 @@ def _computed(
         blob = _blob(name, blobs)
     if part == "data":
         return blob.detach().numpy()
+    if blob.grad is None and kind == "blob" and name in scratch:
+        top = blobs[scratch[name]]
+        if top.grad is not None:
+            return (blob * top.grad).detach().numpy()
     # Zero says in Caffe that nobody asked for it.
     return (torch.zeros_like(blob) if blob.grad is None else blob.grad).detach().numpy()
 
