@@ -34,7 +34,7 @@ RTOL_FLOAT64 = 1e-10
 RTOL_FLOAT32 = 2e-6
 STOCHASTIC = pb.PoolingParameter.STOCHASTIC
 ROUNDING = 16
-"""Units in the last place of a layer's largest diff up to which another is zero but for rounding."""
+"""A diff is zero but for rounding up to so many last places of its layer's largest."""
 GAPS = 4
 """A float32 blob may be as many times as far off as Caffe's own float is from its double."""
 
