@@ -8,7 +8,7 @@ import torch
 
 from helpers.layer_net import layer_net, run
 
-X = np.array([[-800, -60, -1.5, -1, -0.25, 0], [0.25, 0.5, 1, 1.5, 60, 800]])
+X = np.array([[-800, -60, -22, -1.5, -1, -0.25, 0], [0.25, 0.5, 1, 1.5, 22, 60, 800]])
 MILD = np.clip(X, -3, 3)
 
 
