@@ -59,6 +59,17 @@ def one_by_one(path):
 # What Caffe recorded passes
 
 
+def assert_all_is_replayed(path, verification):
+    recording = load(path)
+    inputs = {"layer", "forwards", "propagate_down", "param_propagate_down", "source"}
+    inputs |= {"bottom0_data", "bottom1_data", "blob0_data_before", "blob0_diff_before"}
+    inputs |= {"top0_diff", "net", "solver", "fc5", "label", "weight_before"}
+    inputs |= {"weight_after_iterations", "weight_after", "format_version"}
+    weights = {f"weight_after {i}" for i in recording.get("weight_after_iterations", ())}
+    blobs = {check.blob for check in verification.checks}
+    assert blobs == recording.keys() - inputs | weights
+
+
 @pytest.mark.parametrize("path", recordings("*.npz"))
 def test_recording(path):
     verification = verify(path)
@@ -66,14 +77,7 @@ def test_recording(path):
     assert "caffe-sphereface" in verification.source
     engines = {check.engine for check in verification.checks}
     assert engines == ({""} if "softmax" in path.name else {"fused", "line_by_line"})
-    blobs = {check.blob for check in verification.checks}
-    recorded = set(load(path))
-    inputs = {"layer", "forwards", "propagate_down", "param_propagate_down", "source"}
-    inputs |= {"bottom0_data", "bottom1_data", "blob0_data_before", "blob0_diff_before"}
-    inputs |= {"top0_diff", "net", "solver", "fc5", "label", "weight_before"}
-    inputs |= {"weight_after_iterations", "weight_after"}
-    weights = {f"weight_after {i}" for i in (1, 10, 25, 40) if "sgd" in path.name}
-    assert blobs == recorded - inputs | weights
+    assert_all_is_replayed(path, verification)
 
 
 @pytest.mark.parametrize("path", recordings("*.npz", LARGE_MARGIN))
@@ -83,6 +87,7 @@ def test_recording_of_large_margin(path):
     assert "LargeMargin" in verification.source
     assert verification.kind == ("head_sgd" if "sgd" in path.name else "layer")
     assert {check.engine for check in verification.checks} == {"fused", "line_by_line"}
+    assert_all_is_replayed(path, verification)
 
 
 def test_kinds():
