@@ -83,6 +83,7 @@ class Comparison:
     """Every rule of `RULES` on one batch.
 
     Attributes:
+        layer_type: MarginInnerProduct or LargeMarginInnerProduct.
         m: the margin.
         shape: (M, N, K).
         dtype: name of the dtype.
@@ -93,6 +94,7 @@ class Comparison:
         measures: one for each of `RULES`, in their order.
     """
 
+    layer_type: str
     m: int
     shape: tuple[int, int, int]
     dtype: str
@@ -110,6 +112,7 @@ class Comparison:
 
         M, N, K = self.shape
         return {
+            "layer_type": self.layer_type,
             "m": self.m,
             "M": M,
             "N": N,
@@ -156,6 +159,7 @@ def compare(batch: Batch, rules: Iterable[GradientRule] = RULES) -> Comparison:
         )
     theta = batch.own_angles()
     return Comparison(
+        layer_type=batch.layer_param.type,
         m=batch.m,
         shape=(len(theta), *batch.weight.shape),
         dtype=str(batch.x.dtype),

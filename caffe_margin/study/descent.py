@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from caffe_margin.maths.angular import label_score
 from caffe_margin.maths.arrays import FloatArray
 from caffe_margin.maths.gradient import GradientRule
 from caffe_margin.maths.softmax import log_sum_exp
+from caffe_margin.study.head import make_scores
 from caffe_margin.study.objective import Objective
 
 STEPS = np.geomspace(1e-3, 10, 33)
@@ -78,7 +78,7 @@ def descend(
     Args:
         objective: the loss.
         x: (M, K), float64.
-        weight: (N, K), float64, rows of unit length.
+        weight: (N, K), float64.
         blob: ``bottom`` or ``weight``: what is moved.
         rule: whose gradient it is.
         gradient: the rule's gradient of the blob.
@@ -96,20 +96,17 @@ def descend(
         np.einsum("ik,ik->i", a, b)
         for a, b in ((start_from, start_from), (start_from, direction), (direction, direction))
     ]
-    samples, label = np.arange(len(x)), objective.label
-    m, lambda_ = objective.m, objective.lambda_
-    x_norm = np.linalg.norm(x, axis=1)
+    lengths = {"bottom": np.linalg.norm(x, axis=1), "weight": np.linalg.norm(weight, axis=1)}
+    label, lambda_ = objective.label, objective.lambda_
     scores = np.empty_like(plain)
 
     def loss_at(step: float) -> float:
-        row_norm = np.sqrt(quadratic[0] + 2 * step * quadratic[1] + step**2 * quadratic[2])
+        moved = np.sqrt(quadratic[0] + 2 * step * quadratic[1] + step**2 * quadratic[2])
+        norms = lengths | {blob: moved}
         np.multiply(along, step, out=scores)
         np.add(scores, plain, out=scores)
-        if blob == "weight":
-            np.divide(scores, row_norm, out=scores)
-        lengths = row_norm if blob == "bottom" else x_norm
-        own = label_score(scores[samples, label], lengths, m, lambda_)
-        scores[samples, label] = own
+        norms_of_both = norms["bottom"], norms["weight"]
+        own = make_scores(scores, objective.layer_param, *norms_of_both, label, lambda_)
         return float(np.mean(log_sum_exp(scores) - own))
 
     return Descent(

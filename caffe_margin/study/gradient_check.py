@@ -20,7 +20,7 @@ STEP = 1e-5
 """Step of the difference quotient, over the length of the row it moves."""
 
 FLOOR = 1e-4
-"""Least `CheckedDerivatives.scale`, over 1 for bottom.diff and the mean |x| for weight.diff.
+"""Least `CheckedDerivatives.scale`, over the mean |w_y| for bottom.diff, |x| for weight.diff.
 
 Those are the sizes of derivatives of scores x w; next to them differences resolve no less. A
 gradient far below, or of zero, would be held against rounding alone.
@@ -89,14 +89,14 @@ def check_gradients(
     Args:
         objective: the loss.
         x: (M, K), float64.
-        weight: (N, K), float64, rows of unit length.
+        weight: (N, K), float64.
         gradients: each rule's gradients at (x, weight).
         rng: draws the directions.
     """
     M = len(x)
     own = weight[objective.label]
-    length = np.linalg.norm(x, axis=1, keepdims=True)
-    toward = _mixed(rng, x / length, own)
+    length, own_length = (np.linalg.norm(rows, axis=1, keepdims=True) for rows in (x, own))
+    toward = _mixed(rng, x / length, own / own_length)
     change = objective.loss_changes(x, weight)
     bottom_measured = _derivative(lambda step: change(x + step * length * toward, weight))
     bottom_measured /= length[:, 0]
@@ -104,27 +104,29 @@ def check_gradients(
     classes, samples = np.unique(objective.label, return_index=True)
     picked = rng.permutation(len(classes))[:WEIGHT_ROWS]
     rows, samples = classes[picked], samples[picked]
-    row_toward = _mixed(rng, (x / length)[samples], weight[rows])
+    row_toward = _mixed(rng, (x / length)[samples], (own / own_length)[samples])
     moved = weight.copy()
 
-    def change_with(row: int, toward: FloatArray, step: float) -> FloatArray:
-        moved[row] = weight[row] + step * toward
+    def change_with(row: int, move: FloatArray, step: float) -> FloatArray:
+        moved[row] = weight[row] + step * move
         changes = change(x, moved)
         moved[row] = weight[row]
         return changes.mean()
 
     weight_measured = np.array(
         [
-            _derivative(partial(change_with, row, toward))
-            for row, toward in zip(rows, row_toward, strict=True)
+            _derivative(partial(change_with, row, move))
+            for row, move in zip(rows, own_length[samples] * row_toward, strict=True)
         ]
     )
+    weight_measured /= own_length[samples, 0]
 
     checked = []
     for rule, gradient in gradients.items():
         # A sample's loss is a part in M of the batch's.
         claimed = M * np.einsum("ik,ik->i", gradient.bottom_diff, toward)
-        checked.append(CheckedDerivatives(rule, "bottom", claimed, bottom_measured, FLOOR))
+        floor = FLOOR * float(own_length.mean())
+        checked.append(CheckedDerivatives(rule, "bottom", claimed, bottom_measured, floor))
         claimed = np.einsum("jk,jk->j", gradient.weight_diff[rows], row_toward)
         floor = FLOOR * float(length.mean())
         checked.append(CheckedDerivatives(rule, "weight", claimed, weight_measured, floor))

@@ -9,8 +9,10 @@ from numpy.typing import DTypeLike, NDArray
 
 from caffe_margin import caffe_margin_pb2 as pb
 from caffe_margin.layers.checks import row_lengths
+from caffe_margin.layers.large_margin_inner_product import LargeMarginInnerProduct
 from caffe_margin.layers.margin_layers import margin_layer
 from caffe_margin.layers.softmax_with_loss import SoftmaxWithLoss
+from caffe_margin.maths.angular import label_score, large_margin_length
 from caffe_margin.maths.annealing import Annealing
 from caffe_margin.maths.arrays import FloatArray
 from caffe_margin.maths.gradient import GradientRule
@@ -74,6 +76,43 @@ class Head:
         return Gradients(float(loss), bottom_diff, weight_diff)
 
 
+def keeps_lengths(layer_param: pb.LayerParameter) -> bool:
+    """Return whether the weight's rows keep their lengths in the scores: those of L-Softmax do."""
+    return layer_param.type == LargeMarginInnerProduct.type
+
+
+def make_scores(
+    plain: FloatArray,
+    layer_param: pb.LayerParameter,
+    x_norm: FloatArray,
+    weight_norm: FloatArray,
+    label: NDArray[np.intp],
+    lambda_: float,
+) -> FloatArray:
+    """Make the layer's output of X W^T, in place.
+
+    Args:
+        plain: X W^T, (M, N).
+        layer_param: the layer.
+        x_norm: length of each row of x, (M,).
+        weight_norm: length of each row of the weight, (N,).
+        label: (M,).
+        lambda_: the weight of the plain inner product.
+
+    Returns:
+        The label's column, (M,).
+    """
+    if keeps_lengths(layer_param):
+        length = large_margin_length(x_norm, weight_norm[label])
+    else:
+        plain /= weight_norm
+        length = x_norm
+    at_label = np.arange(len(label)), label
+    own = label_score(plain[at_label], length, margin_param(layer_param).type + 1, lambda_)
+    plain[at_label] = own
+    return own
+
+
 @dataclass(frozen=True)
 class Batch:
     """What the measures run on.
@@ -107,16 +146,18 @@ class Batch:
         return Head(self.layer_param, self.weight, self.iteration, gradient, dtype)
 
     def flattened(self) -> Batch:
-        """Return it with x (M, K), label (M,), and rows of unit length, in float64.
+        """Return it with x (M, K), label (M,), and a weight to start from, in float64.
 
-        Caffe's own Forward stores unit rows; with them every rule starts from the same place.
+        A-Softmax's rows are brought to unit length, as Caffe's own Forward stores them, so that
+        every rule starts from the same place. L-Softmax's keep their lengths, which count.
         """
         flat = pb.LayerParameter()
         flat.CopyFrom(self.layer_param)
         flat.ClearField("blobs")
         margin_param(flat).ClearField("axis")
         weight = self.weight.astype(np.float64)
-        weight /= row_lengths(weight, "the weight")[:, None]
+        if not keeps_lengths(self.layer_param):
+            weight /= row_lengths(weight, "the weight")[:, None]
         return replace(
             self,
             layer_param=flat,
@@ -127,9 +168,18 @@ class Batch:
 
     def own_angles(self) -> FloatArray:
         """Return the angle between each sample and its own class, in radians, (M,)."""
-        x = self.x.reshape(-1, self.weight.shape[1])
-        own = self.weight[np.asarray(self.label).reshape(-1).astype(np.intp)]
+        x, own = self._pairs()
         cos_theta = np.einsum("ik,ik->i", x, own) / (
             row_lengths(x, "the features") * row_lengths(own, "the weight")
         )
         return np.arccos(np.clip(cos_theta, -1, 1))
+
+    def length_ratios(self) -> FloatArray:
+        """Return |x| / |w_y| of each sample and its own class, (M,)."""
+        x, own = self._pairs()
+        return row_lengths(x, "the features") / row_lengths(own, "the weight")
+
+    def _pairs(self) -> tuple[FloatArray, FloatArray]:
+        """Return each sample, and the weight of its own class, (M, K) each."""
+        x = self.x.reshape(-1, self.weight.shape[1])
+        return x, self.weight[np.asarray(self.label).reshape(-1).astype(np.intp)]

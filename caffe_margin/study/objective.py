@@ -1,4 +1,4 @@
-"""The true loss, which both rules claim to descend: A-Softmax under softmax and cross entropy."""
+"""The true loss, which every rule claims to descend: softmax and cross entropy of the layer."""
 
 from __future__ import annotations
 

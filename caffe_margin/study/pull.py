@@ -2,7 +2,8 @@
 
 Per unit of top.diff, the label's column of bottom.diff is ``w w_y + x x``, with the coefficients
 of `caffe_margin.maths.gradient`. With unit vectors w_y and x/|x| at an angle theta, all that can be
-said of it depends on theta, |x|, m and lambda alone.
+said of it depends on theta, |x|, m and lambda alone. L-Softmax's is the same but in units of |w_y|:
+its pull is |w_y| times that at a length of |x| / |w_y| (and the 1e-9 that is added to |w_y|).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ class Pull:
     """The label's pull under one rule; each of the shape of theta.
 
     Attributes:
-        along_w: its coefficient on w_y, which is a unit vector.
+        along_w: its coefficient on the unit vector of w_y.
         along_x: its coefficient on x/|x|. The two are not at right angles.
         length: its length.
     """
@@ -36,7 +37,7 @@ class Pulls:
 
     Attributes:
         theta: angle between each sample and its own class, in radians.
-        x_norm: length of each sample.
+        x_norm: length of each sample, in units of |w_y|.
         paper: the pull under the authors' rule.
         exact: the pull under the exact rule.
         detached: the pull under the detached rule.

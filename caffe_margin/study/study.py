@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from caffe_margin.files.plain_json import plain
-from caffe_margin.layers.checks import row_lengths
 from caffe_margin.maths import angular
 from caffe_margin.maths.arrays import FloatArray
 from caffe_margin.maths.gradient import EXACT, NAMED_RULES, GradientRule
@@ -48,7 +47,7 @@ class CoeffNorm:
 
     Attributes:
         theta: in radians, (T,).
-        x_norm: length of x, (L,).
+        x_norm: length of x in units of |w_y|, (L,).
         value: coeff_norm, (L, T).
     """
 
@@ -142,7 +141,7 @@ def study(
 ) -> Study:
     """Measure everything, beside a comparison that was made of the same batch.
 
-    The weight's rows are first brought to unit length, then everything is computed in float64.
+    Everything is computed in float64, on `Batch.flattened`.
 
     Args:
         comparison: what `compare` found on the batch.
@@ -153,7 +152,7 @@ def study(
     """
     m, lambda_ = comparison.m, comparison.lambda_
     batch = batch.flattened()
-    samples = pulls(batch.own_angles(), row_lengths(batch.x, "the features"), m, lambda_)
+    samples = pulls(batch.own_angles(), batch.length_ratios(), m, lambda_)
     theta = np.linspace(0, np.pi, 1801)
     lengths = np.full_like(theta, np.median(samples.x_norm))
     checks, descents = _checks_and_descents(batch, seed, rules)
@@ -198,19 +197,19 @@ def _checks_and_descents(
 ) -> tuple[tuple[CheckedDerivatives, ...], tuple[Descent, ...]]:
     """Check the named rules; descend by each that gives the blob a gradient of its own."""
     objective = Objective(batch.layer_param, batch.label, batch.iteration)
-    x, unit = batch.x, batch.weight
-    exact = objective.gradients(x, unit, EXACT)
+    x, weight = batch.x, batch.weight
+    exact = objective.gradients(x, weight, EXACT)
     named: dict[GradientRule, Gradients] = {}
     descents = []
     for rule in rules:
-        gradients = exact if rule == EXACT else objective.gradients(x, unit, rule)
+        gradients = exact if rule == EXACT else objective.gradients(x, weight, rule)
         if rule in NAMED_RULES.values():
             named[rule] = gradients
         for blob in ("bottom", "weight"):
             if rule in distinct(blob):
                 diffs = (getattr(of, f"{blob}_diff") for of in (gradients, exact))
-                descents.append(descend(objective, x, unit, blob, rule, *diffs))
-    checks = check_gradients(objective, x, unit, named, np.random.default_rng(seed))
+                descents.append(descend(objective, x, weight, blob, rule, *diffs))
+    checks = check_gradients(objective, x, weight, named, np.random.default_rng(seed))
     return tuple(checks), tuple(sorted(descents, key=lambda walk: walk.blob))
 
 

@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 
 from caffe_margin import caffe_margin_pb2 as pb
 from caffe_margin.layers.checks import row_lengths
-from caffe_margin.layers.softmax_with_loss import SoftmaxWithLoss
-from caffe_margin.maths.angular import label_score
+from caffe_margin.layers.large_margin_inner_product import LargeMarginInnerProduct
 from caffe_margin.maths.arrays import FloatArray
 from caffe_margin.maths.gradient import PAPER, GradientRule
 from caffe_margin.maths.softmax import log_sum_exp
+from caffe_margin.nets.margin import margin_param
 from caffe_margin.solver.sgd import SGD
 from caffe_margin.study.compare import distinct
-from caffe_margin.study.head import Batch, Gradients, Head
+from caffe_margin.study.head import Batch, keeps_lengths, make_scores
 
 POINTS = 60
 """How often a run is looked at, at most; each look costs a Forward over all the features."""
@@ -32,8 +32,16 @@ RUNS: dict[str, GradientRule | None] = {
 }
 """Each run, and its rule; the two without a margin have none.
 
-Rules that differ in bottom.diff alone train alike here: the detached one as the paper's.
+Rules that differ in bottom.diff alone train alike here: the detached one as the paper's. L-Softmax
+has no run of the modified softmax: without a margin it is the plain one.
 """
+
+
+def runs_of(layer_param: pb.LayerParameter) -> tuple[str, ...]:
+    """Return the names of the runs that a layer has, of `RUNS`."""
+    return tuple(
+        name for name in RUNS if name != MODIFIED_SOFTMAX or not keeps_lengths(layer_param)
+    )
 
 
 @dataclass(frozen=True)
@@ -44,8 +52,8 @@ class TrainingRun:
         name: the rule's name, or `MODIFIED_SOFTMAX` or `SOFTMAX`.
         rule: the rule, or None for the two without a margin.
         iterations: after how many updates.
-        loss: the mean of the run's own loss over all the features: A-Softmax with that iteration's
-            lambda for the rules, its own for the two without a margin.
+        loss: the mean of the run's own loss over all the features: the layer's with that
+            iteration's lambda for the rules, its own for the two without a margin.
         accuracy: share of the features whose own class scores highest, without the margin.
         own_angle: mean angle between the features and their own class, in radians.
         other_angle: mean angle to the nearest other class, in radians.
@@ -67,7 +75,7 @@ class Training:
     """The runs, and what they share.
 
     Attributes:
-        runs: one for each of `RUNS`.
+        runs: one for each of `runs_of` the layer.
         batch: samples in a batch.
         base_lr: the learning rate.
         momentum: its momentum.
@@ -91,12 +99,12 @@ def train(
     size: int,
     solver_param: pb.SolverParameter,
     seed: int,
-    names: Iterable[str] = tuple(RUNS),
+    names: Iterable[str] | None = None,
 ) -> Training:
     """Train the head from the same start on the same batches in the same order.
 
     The features are at rest, so bottom.diff goes nowhere, and a rule shows by its weight.diff. The
-    start is the weight with its rows at unit length; the dtype is that of x.
+    start is the weight of `Batch.flattened`; the dtype is that of x.
 
     Args:
         batch: the features, their labels, and where weight and lambda start; lambda falls on from
@@ -105,7 +113,7 @@ def train(
         size: samples in a batch of the training; all of them where there are fewer.
         solver_param: the learning rate and what else Caffe's SGD has.
         seed: for the order of the samples.
-        names: those of `RUNS`, which a caller may watch as they are gone through.
+        names: `runs_of` the layer, which a caller may watch as they are gone through.
 
     Raises:
         ValueError: a run diverged: its weight's length overflows.
@@ -117,7 +125,7 @@ def train(
     looks = np.unique(np.linspace(0, iterations, min(POINTS, iterations) + 1).astype(np.intp))
 
     runs = []
-    for name in names:
+    for name in names or runs_of(batch.layer_param):
         samples = _samples(len(batch.x), size, np.random.default_rng(seed))
         seen = _train_one(name, batch, iterations, looks, samples, solver_param)
         runs.append(TrainingRun(name, RUNS[name], looks, *np.array(seen).T))
@@ -142,19 +150,19 @@ def _train_one(
     solver_param: pb.SolverParameter,
 ) -> list[tuple]:
     """Return what is seen at each look."""
-    trained = _PlainHead(batch.weight) if name == SOFTMAX else _margin_head(batch, RUNS[name])
+    batch = replace(batch, layer_param=_layer_of(batch.layer_param, name))
+    head = batch.head(RUNS[name] or PAPER)
     sgd, seen = SGD(solver_param), []
     for iteration in range(iterations + 1):
         if iteration in looks:
             lambda_ = float(batch.annealing.lambda_at(batch.iteration + iteration))
-            m = 1 if RUNS[name] is None else batch.m
-            seen.append(_look(trained.weight, batch, m, lambda_, is_plain=name == SOFTMAX))
+            seen.append(_look(head.weight, batch, lambda_))
         if iteration < iterations:
             drawn = next(samples)
-            diff = trained.gradients(batch.x[drawn], batch.label[drawn]).weight_diff
+            diff = head.gradients(batch.x[drawn], batch.label[drawn]).weight_diff
             with np.errstate(over="ignore", invalid="ignore"):
-                sgd.step([trained.weight], [diff])
-            if not np.isfinite(np.vdot(trained.weight, trained.weight)):
+                sgd.step([head.weight], [diff])
+            if not np.isfinite(np.vdot(head.weight, head.weight)):
                 raise ValueError(
                     f"training under {name!r} diverged at iteration {iteration + 1}: lower the "
                     f"learning rate (--lr), which is {solver_param.base_lr:g}"
@@ -162,45 +170,29 @@ def _train_one(
     return seen
 
 
-def _margin_head(batch: Batch, rule: GradientRule | None) -> Head:
-    if rule is not None:
-        return batch.head(rule)
-    param = pb.LayerParameter()
-    param.CopyFrom(batch.layer_param)
-    param.margin_inner_product_param.type = pb.MarginInnerProductParameter.SINGLE
-    return replace(batch, layer_param=param).head(PAPER)
+def _layer_of(layer_param: pb.LayerParameter, name: str) -> pb.LayerParameter:
+    """Return the layer of a run: the given one, or one without a margin."""
+    if RUNS[name]:
+        return layer_param
+    param = pb.LayerParameter(name=layer_param.name, type=layer_param.type)
+    if name == SOFTMAX:
+        param.type = LargeMarginInnerProduct.type  # at an m of 1, which is the default
+    margin_param(param).num_output = margin_param(layer_param).num_output
+    return param
 
 
-class _PlainHead:
-    """A plain inner product below the loss: no margin, no unit rows."""
-
-    def __init__(self, weight: FloatArray) -> None:
-        self.weight = weight.copy()
-        self._loss_layer = SoftmaxWithLoss()
-
-    def gradients(self, x: FloatArray, label: NDArray[np.intp]) -> Gradients:
-        loss = self._loss_layer.forward(x @ self.weight.T, label)
-        diff = self._loss_layer.backward()
-        return Gradients(float(loss), diff @ self.weight, diff.T @ x)
-
-
-def _look(weight: FloatArray, batch: Batch, m: int, lambda_: float, is_plain: bool) -> tuple:
+def _look(weight: FloatArray, batch: Batch, lambda_: float) -> tuple:
     """Return loss, accuracy, own angle, angle to the nearest other, length of the rows."""
     x, label = batch.x, batch.label
     samples = np.arange(len(x))
     x_norm, weight_norm = row_lengths(x, "the features"), row_lengths(weight, "the weight")
-    plain = x @ weight.T
-    scores = plain / weight_norm
-    own = np.clip(scores[samples, label] / x_norm, -1, 1)
-    others = scores.copy()
-    others[samples, label] = -np.inf
-    nearest = np.clip(others.max(axis=1) / x_norm, -1, 1)
-    if is_plain:
-        scores = plain
-    is_right = scores.argmax(axis=1) == label
-    if not is_plain:
-        scores[samples, label] = label_score(scores[samples, label], x_norm, m, lambda_)
-    own_score = scores[samples, label]
+    scores = x @ weight.T
+    cosines = scores / (x_norm[:, None] * weight_norm)
+    own = np.clip(cosines[samples, label], -1, 1)
+    is_right = (scores if keeps_lengths(batch.layer_param) else cosines).argmax(axis=1) == label
+    cosines[samples, label] = -np.inf
+    nearest = np.clip(cosines.max(axis=1), -1, 1)
+    own_score = make_scores(scores, batch.layer_param, x_norm, weight_norm, label, lambda_)
     return (
         np.mean(log_sum_exp(scores) - own_score),
         is_right.mean(),

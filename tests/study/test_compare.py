@@ -6,9 +6,12 @@ import pytest
 from google.protobuf import text_format
 
 from caffe_margin import caffe_margin_pb2 as pb
+from caffe_margin.nets.margin import margin_param
 from caffe_margin.study.compare import RULES, Difference, compare
 from caffe_margin.study.features import draw_features
 from caffe_margin.study.head import Batch
+from helpers import heads
+from helpers.heads import BOTH
 from helpers.psi import psi, slope
 
 N, K, LAMBDA = 12, 8, 5.0
@@ -95,6 +98,19 @@ def test_against_an_independent_computation(comparison, batch):
             np.testing.assert_allclose(got.difference, difference, rtol=1e-9, atol=1e-12)
 
 
+@BOTH
+def test_flattened_is_where_every_rule_starts(large):
+    x, label, weight = heads.batch(large=True)
+    param = heads.layer_param(3, large=large)
+    margin_param(param).axis = 2
+    given = Batch(param, 1, x.astype(np.float32)[None], label[None], weight.astype(np.float32))
+    flat = given.flattened()
+    assert (flat.x.shape, flat.label.shape, flat.weight.dtype) == (x.shape, label.shape, np.float64)
+    lengths = np.linalg.norm(flat.weight, axis=1)
+    np.testing.assert_allclose(lengths, np.linalg.norm(weight, axis=1) if large else 1, rtol=1e-6)
+    assert (margin_param(flat.layer_param).axis, margin_param(param).axis) == (1, 2)
+
+
 def test_each_departure_touches_what_it_should(comparison):
     by_departure = {
         measure.rule.name: measure
@@ -111,7 +127,7 @@ def test_each_departure_touches_what_it_should(comparison):
 def test_json_has_everything(comparison):
     value = json.loads(json.dumps(comparison.as_dict(), allow_nan=False))
     assert (value["M"], value["N"], value["K"], value["m"]) == (64, N, K, 4)
-    assert value["lambda"] == LAMBDA
+    assert (value["layer_type"], value["lambda"]) == ("MarginInnerProduct", LAMBDA)
     assert [rule["name"] for rule in value["rules"]] == [rule.name for rule in RULES]
     assert len(value["theta"]) == 64
 

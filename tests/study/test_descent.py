@@ -1,41 +1,43 @@
 import numpy as np
 import pytest
 
-from caffe_margin.maths.gradient import EXACT, PAPER
+from caffe_margin.maths.gradient import DETACHED, EXACT, PAPER
 from caffe_margin.study.descent import Descent, descend
 from caffe_margin.study.objective import Objective
-from helpers.heads import batch, layer_param, loss, numeric_gradient
+from helpers.heads import BOTH, batch, layer_param, loss, numeric_gradient
 
 
-def walk(m, blob, rule):
-    x, label, weight = batch()
-    objective = Objective(layer_param(m), label, iteration=1)
+def walk(m, blob, rule, large):
+    x, label, weight = batch(large=large)
+    objective = Objective(layer_param(m, large=large), label, iteration=1)
     gradient, exact = (
         getattr(objective.gradients(x, weight, r), f"{blob}_diff") for r in (rule, EXACT)
     )
     return x, label, weight, gradient, descend(objective, x, weight, blob, rule, gradient, exact)
 
 
+@BOTH
 @pytest.mark.parametrize("m", [1, 2, 3, 4])
-@pytest.mark.parametrize("rule", [PAPER, EXACT], ids=lambda rule: rule.name)
-def test_loss_along_bottom(m, rule):
-    x, label, weight, gradient, found = walk(m, "bottom", rule)
+@pytest.mark.parametrize("rule", [PAPER, EXACT, DETACHED], ids=lambda rule: rule.name)
+def test_loss_along_bottom(m, rule, large):
+    x, label, weight, gradient, found = walk(m, "bottom", rule, large)
     unit = -gradient / np.linalg.norm(gradient) * np.linalg.norm(x)
-    expected = [loss(x + step * unit, label, weight, m) for step in found.steps]
+    expected = [loss(x + step * unit, label, weight, m, large=large) for step in found.steps]
     np.testing.assert_allclose(found.loss, expected, rtol=1e-9, atol=1e-12)
-    np.testing.assert_allclose(found.start, loss(x, label, weight, m), rtol=1e-12)
-    true = numeric_gradient(lambda at: loss(at, label, weight, m), x)
+    np.testing.assert_allclose(found.start, loss(x, label, weight, m, large=large), rtol=1e-12)
+    true = numeric_gradient(lambda at: loss(at, label, weight, m, large=large), x)
     np.testing.assert_allclose(found.slope, np.vdot(true, unit), rtol=1e-6)
 
 
+@BOTH
 @pytest.mark.parametrize("m", [1, 2, 3, 4])
-@pytest.mark.parametrize("rule", [PAPER, EXACT], ids=lambda rule: rule.name)
-def test_loss_along_weight(m, rule):
-    x, label, weight, gradient, found = walk(m, "weight", rule)
+@pytest.mark.parametrize("rule", [PAPER, EXACT, DETACHED], ids=lambda rule: rule.name)
+def test_loss_along_weight(m, rule, large):
+    x, label, weight, gradient, found = walk(m, "weight", rule, large)
     unit = -gradient / np.linalg.norm(gradient) * np.linalg.norm(weight)
-    expected = [loss(x, label, weight + step * unit, m) for step in found.steps]
+    expected = [loss(x, label, weight + step * unit, m, large=large) for step in found.steps]
     np.testing.assert_allclose(found.loss, expected, rtol=1e-9, atol=1e-12)
-    true = numeric_gradient(lambda at: loss(x, label, at, m), weight)
+    true = numeric_gradient(lambda at: loss(x, label, at, m, large=large), weight)
     np.testing.assert_allclose(found.slope, np.vdot(true, unit), rtol=1e-6)
 
 

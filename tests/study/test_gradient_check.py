@@ -1,26 +1,30 @@
 import numpy as np
 import pytest
 
-from caffe_margin.maths.gradient import EXACT, PAPER
-from caffe_margin.study.gradient_check import check_gradients
+from caffe_margin.maths.gradient import DETACHED, EXACT, PAPER
+from caffe_margin.nets.margin import margin_param
+from caffe_margin.study.gradient_check import FLOOR, check_gradients
 from caffe_margin.study.head import Gradients
 from caffe_margin.study.objective import Objective
-from helpers.heads import LAMBDA, batch, layer_param, loss, numeric_gradient, top
+from helpers.heads import BOTH, LAMBDA, batch, layer_param, loss, numeric_gradient, top
+
+RULES = (PAPER, EXACT, DETACHED)
 
 
-def checked(m, change=lambda gradients: gradients, data=None, base=LAMBDA):
-    x, label, weight = data or batch(M=9)
-    param = layer_param(m, classes=len(weight))
-    param.margin_inner_product_param.base = base
+def checked(m, change=lambda gradients: gradients, data=None, base=LAMBDA, large=False):
+    x, label, weight = data or batch(M=9, large=large)
+    param = layer_param(m, len(weight), large)
+    margin_param(param).base = base
     objective = Objective(param, label, iteration=1)
-    gradients = {rule: change(objective.gradients(x, weight, rule)) for rule in (PAPER, EXACT)}
+    gradients = {rule: change(objective.gradients(x, weight, rule)) for rule in RULES}
     rng = np.random.default_rng(3)
     return {(c.rule, c.blob): c for c in check_gradients(objective, x, weight, gradients, rng)}
 
 
+@BOTH
 @pytest.mark.parametrize("m", [1, 2, 3, 4])
-def test_exact_passes(m):
-    found = checked(m)
+def test_exact_passes(m, large):
+    found = checked(m, large=large)
     for blob in ("bottom", "weight"):
         assert found[EXACT, blob].passes
         assert found[EXACT, blob].largest < 1e-7
@@ -49,6 +53,21 @@ def test_exact_passes_where_the_gradient_is_zero(m):
         np.testing.assert_array_equal(found[rule, "bottom"].claimed, 0)
 
 
+@pytest.mark.parametrize("size", [1e-3, 1.0, 100.0])
+@pytest.mark.parametrize("m", [1, 4])
+def test_the_verdict_does_not_hang_on_the_length_of_the_weight(m, size):
+    x, label, weight = batch(M=9, large=True)
+    found = checked(m, data=(x / size, label, size * weight), large=True)
+    for blob in ("bottom", "weight"):
+        assert found[EXACT, blob].passes
+        assert found[PAPER, blob].passes == (m == 1)
+    # A step is taken over the length of the row, and a scale in its units.
+    expected = checked(m, data=(x, label, weight), large=True)[EXACT, "weight"].scale
+    assert found[EXACT, "weight"].scale == pytest.approx(expected / size)
+    own_length = size * np.linalg.norm(weight[label], axis=1).mean()
+    assert found[EXACT, "bottom"].floor == pytest.approx(FLOOR * own_length)
+
+
 @pytest.mark.parametrize("size", [1e-9, 1e-6, 1e-3, 1.0, 100.0])
 @pytest.mark.parametrize("m", [1, 4])
 def test_the_verdict_does_not_hang_on_the_length_of_the_features(m, size):
@@ -60,18 +79,22 @@ def test_the_verdict_does_not_hang_on_the_length_of_the_features(m, size):
     assert not found[PAPER, "weight"].passes
 
 
+@BOTH
 @pytest.mark.parametrize("m", [2, 3, 4])
-def test_paper_fails(m):
-    found = checked(m)
-    for blob in ("bottom", "weight"):
-        assert not found[PAPER, blob].passes
-        assert found[PAPER, blob].largest > 0.01
+def test_paper_and_detached_fail(m, large):
+    found = checked(m, large=large)
+    for rule in (PAPER, DETACHED):
+        for blob in ("bottom", "weight"):
+            assert not found[rule, blob].passes
+            assert found[rule, blob].largest > 0.01
 
 
 def test_single_fails_by_the_projection_alone():
     found = checked(1)
     assert found[PAPER, "bottom"].passes
     assert not found[PAPER, "weight"].passes
+    # L-Softmax has none: without a margin every rule of it is the exact one.
+    assert all(check.passes for check in checked(1, large=True).values())
 
 
 def test_a_gradient_off_by_a_hundredth_fails():
@@ -80,26 +103,31 @@ def test_a_gradient_off_by_a_hundredth_fails():
         assert not found[EXACT, blob].passes
 
 
+@BOTH
 @pytest.mark.parametrize("m", [1, 2, 3, 4])
-def test_objective(m):
-    x, label, weight = batch()
-    objective = Objective(layer_param(m), label, iteration=1)
+def test_objective(m, large):
+    x, label, weight = batch(large=large)
+    objective = Objective(layer_param(m, large=large), label, iteration=1)
     assert objective.m == m
     assert objective.lambda_ == 1.5
-    scores = top(x, label, weight, m)
+    scores = top(x, label, weight, m, large=large)
     there, w_there = x + 0.3, weight[:, ::-1].copy()
     each, each_there = (
         np.log(np.exp(s).sum(axis=1)) - s[np.arange(len(x)), label]
-        for s in (scores, top(there, label, w_there, m))
+        for s in (scores, top(there, label, w_there, m, large=large))
     )
     change = objective.loss_changes(x, weight)
     np.testing.assert_allclose(change(there, w_there), each_there - each, rtol=1e-12)
     found = objective.gradients(x, weight, EXACT)
     np.testing.assert_allclose(
-        found.bottom_diff, numeric_gradient(lambda at: loss(at, label, weight, m), x), atol=1e-8
+        found.bottom_diff,
+        numeric_gradient(lambda at: loss(at, label, weight, m, large=large), x),
+        atol=1e-8,
     )
     np.testing.assert_allclose(
-        found.weight_diff, numeric_gradient(lambda at: loss(x, label, at, m), weight), atol=1e-8
+        found.weight_diff,
+        numeric_gradient(lambda at: loss(x, label, at, m, large=large), weight),
+        atol=1e-8,
     )
 
 

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from caffe_margin.layers.large_margin_inner_product import LargeMarginInnerProduct
 from caffe_margin.study.pull import coeff_norm, pulls
 
 THETA = np.radians([3.0, 30.0, 44.0, 61.0, 91.0, 119.0, 136.0, 178.0])
@@ -42,6 +43,21 @@ def test_exact_pull_is_the_gradient_of_the_score(m, lambda_):
     built = found.along_w[:, None] * w + found.along_x[:, None] * x / X_NORM[:, None]
     np.testing.assert_allclose(built, gradient, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(found.length, np.linalg.norm(gradient, axis=1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("m", [2, 3, 4])
+@pytest.mark.parametrize("length", [0.01, 1.0, 300.0])
+def test_the_pull_of_l_softmax_is_in_units_of_its_weight(m, length):
+    """The layer's own bottom.diff, and at |x| / |w_y| the pulls times |w_y|."""
+    x, w = vectors(THETA, X_NORM)
+    for rule in ("exact", "paper", "detached"):
+        layer = LargeMarginInnerProduct(1, m=m, base=0.5, gamma=0, gradient=rule)
+        layer.weight = length * w
+        layer.forward(x, np.zeros(len(x)))
+        expected = layer.backward(np.ones((len(x), 1)))
+        found = getattr(pulls(THETA, X_NORM / length, m, 0.5), rule)
+        built = found.along_w[:, None] * w + found.along_x[:, None] * x / X_NORM[:, None]
+        np.testing.assert_allclose(length * built, expected, rtol=1e-6, atol=1e-6 * length)
 
 
 @pytest.mark.parametrize("m", [2, 3, 4])

@@ -25,36 +25,40 @@ def plain_loss(x, label, weight):
     return np.mean(np.log(np.exp(scores).sum(axis=1)) - scores[np.arange(len(x)), label])
 
 
-def by_hand(name, m):
+def by_hand(name, m, large=False):
     """Train on the whole batch at once; return the loss before and after every update."""
-    x, label, weight = batch()
+    x, label, weight = batch(large=large)
     momentum = np.zeros_like(weight)
 
     def loss_now():
         if name == SOFTMAX:
             return plain_loss(x, label, weight)
-        return loss(x, label, weight, 1 if name == MODIFIED_SOFTMAX else m)
+        return loss(x, label, weight, 1 if name == MODIFIED_SOFTMAX else m, large=large)
 
     losses = [loss_now()]
     for _ in range(ITERATIONS):
         if name == "exact":
-            gradient = numeric_gradient(lambda at: loss(x, label, at, m), weight)
+            gradient = numeric_gradient(lambda at: loss(x, label, at, m, large=large), weight)
         elif name == SOFTMAX:
             gradient = softmax_gradient(x @ weight.T, label).T @ x
         else:
-            weight = unit(weight)
+            weight = weight if large else unit(weight)
             its_m = 1 if name == MODIFIED_SOFTMAX else m
-            gradient = softmax_gradient(top(x, label, weight, its_m), label).T @ x
+            gradient = softmax_gradient(top(x, label, weight, its_m, large=large), label).T @ x
         momentum = MOMENTUM * momentum + LR * (gradient + DECAY * weight)
         weight = weight - momentum
         losses.append(loss_now())
     return losses, weight
 
 
+def trained(large=False):
+    of_layer = Batch(layer_param(3, large=large), 1, *batch(large=large))
+    return train(of_layer, ITERATIONS, 100, SOLVER, seed=0)
+
+
 @pytest.fixture(scope="module")
 def training():
-    x, label, weight = batch()
-    return train(Batch(layer_param(3), 1, x, label, weight), ITERATIONS, 100, SOLVER, seed=0)
+    return trained()
 
 
 @pytest.mark.parametrize("name", ["exact", "paper", MODIFIED_SOFTMAX, SOFTMAX])
@@ -73,6 +77,31 @@ def test_against_a_loop_by_hand(training, name):
     assert run.accuracy[-1] == np.mean(scores.argmax(axis=1) == label)
     length = np.linalg.norm(weight, axis=1).mean()
     np.testing.assert_allclose(run.weight_length[-1], length, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["exact", "paper", SOFTMAX])
+def test_l_softmax_against_a_loop_by_hand(name):
+    """From the weight as it is; its lengths count in the accuracy too."""
+    (run,) = (run for run in trained(large=True).runs if run.name == name)
+    losses, weight = by_hand(name, 3, large=True)
+    np.testing.assert_allclose(run.loss, losses, rtol=1e-5)
+    x, label, start = batch(large=True)
+    lengths = [np.linalg.norm(rows, axis=1).mean() for rows in (start, weight)]
+    np.testing.assert_allclose(run.weight_length[[0, -1]], lengths, rtol=1e-5)
+    assert run.accuracy[0] == np.mean((x @ start.T).argmax(axis=1) == label)
+    assert run.accuracy[0] != np.mean((x @ unit(start).T).argmax(axis=1) == label)
+
+
+def test_runs_of_l_softmax():
+    """It has no modified softmax: without a margin it is the plain one."""
+    assert [run.name for run in trained(large=True).runs] == [
+        "exact",
+        "paper",
+        "normalized coefficients",
+        "detached in weight",
+        "no projection",
+        SOFTMAX,
+    ]
 
 
 def test_what_the_runs_share(training):
