@@ -29,7 +29,6 @@ from caffe_margin.cli.common import (
 from caffe_margin.files.visible import visible
 
 if TYPE_CHECKING:
-    from caffe_margin import caffe_margin_pb2 as pb
     from caffe_margin.study.compare import Comparison
     from caffe_margin.study.head import Batch
     from caffe_margin.study.training import Training
@@ -52,8 +51,7 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
             "the exact gradient. For a LargeMarginInnerProduct layer, whose own C++ is exact, the\n"
             f"table shows what the departures would be there.\n\n{DESCRIPTION}\n\n"
             "With --report the page index.html, its pictures and report.json, with every number,\n"
-            "are written into a folder of their own. A former report there is replaced. The page\n"
-            "is about MarginInnerProduct alone."
+            "are written into a folder of their own. A former report there is replaced."
         ),
         example="caffe-margin compare models/sphereface_model.prototxt --features digits "
         "--report build/digits --train 300",
@@ -82,8 +80,8 @@ def run(options: argparse.Namespace) -> int:
     from caffe_margin.nets.margin import margin_param, type_name
     from caffe_margin.study.compare import RULES, compare
 
+    _check_page(options)
     net, layer_param = read_layer(options)
-    _check_page(options, layer_param)
     batch, sources = read_batch(options, net, layer_param)
     facts = {
         "net": net.name or options.net,
@@ -129,22 +127,11 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _check_page(options: argparse.Namespace, layer_param: pb.LayerParameter) -> None:
-    """Raise ValueError where the page that is asked for cannot be made, or an option lacks it."""
-    asked = {
-        "--report": options.report is not None,
-        "--train": options.train,
-        "--lr": options.lr is not None,
-    }
-    if any(asked.values()) and layer_param.type != "MarginInnerProduct":
-        names = " and ".join(name for name, given in asked.items() if given)
-        raise ValueError(
-            f"the page is about MarginInnerProduct, and layer {layer_param.name!r} is a "
-            f"{layer_param.type}: leave {names} out for the table"
-        )
-    if asked["--lr"] and not asked["--train"]:
+def _check_page(options: argparse.Namespace) -> None:
+    """Raise ValueError where an option lacks the page that it is of."""
+    if options.lr is not None and not options.train:
         raise ValueError("--lr is of the training: give --train ITERS too")
-    if asked["--train"] and not asked["--report"]:
+    if options.train and options.report is None:
         raise ValueError("--train is a part of the page: give --report DIR too")
 
 
@@ -186,12 +173,12 @@ def _write_page(
 
 def _train(options: argparse.Namespace, batch: Batch) -> Training:
     from caffe_margin import caffe_margin_pb2 as pb
-    from caffe_margin.study.training import RUNS, train
+    from caffe_margin.study.training import runs_of, train
 
     # The authors' own solver, but for its steps in the learning rate.
     solver_param = pb.SolverParameter(
         base_lr=options.lr or DEFAULT_RATE, lr_policy="fixed", momentum=0.9, weight_decay=0.0005
     )
     with progress("training", options.json) as track:
-        names = track(RUNS)
+        names = track(runs_of(batch.layer_param))
         return train(batch, options.train, DEFAULT_BATCH, solver_param, options.seed, names)

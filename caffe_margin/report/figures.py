@@ -94,12 +94,14 @@ def style() -> AbstractContextManager[None]:
 
 def figures(study: Study) -> dict[str, Figure]:
     """Return every figure of the page by name, in the page's order."""
+    large = study.comparison.layer_type == "LargeMarginInnerProduct"
+    length = "|x|/|w_y|" if large else "|x|"
     with style():
         drawn = {
             "annealing": annealing(study.annealing, study.comparison.iteration),
-            "psi": psi(study.psi, study.pulls, study.comparison.m, study.comparison.lambda_),
-            "pull": pull(study.pulls, study.pull_curves),
-            "coeff_norm": coeff_norm(study.coeff_norm, study.pulls),
+            "psi": psi(study.psi, study.pulls, study.comparison.m, study.comparison.lambda_, large),
+            "pull": pull(study.pulls, study.pull_curves, length, large),
+            "coeff_norm": coeff_norm(study.coeff_norm, study.pulls, length),
             "departures": departures(study.comparison.measures),
             "check": check(study.checks),
             "descent": descent(study.descents),
@@ -172,8 +174,8 @@ def _draw_lambda(ax: Axes, curve: Curve) -> None:
     ax.set_ylabel("λ (weight of the plain cosine)")
 
 
-def psi(psi: Psi, pulls: Pulls, m: int, lambda_: float) -> Figure:
-    """Draw psi_m, plain and mixed, above the batch's angles."""
+def psi(psi: Psi, pulls: Pulls, m: int, lambda_: float, large: bool) -> Figure:
+    """Draw psi_m, plain and mixed, above the batch's angles; ``large`` is L-Softmax's."""
     figure, axes = _figure(5.6, 2, 2, sharex=True, height_ratios=[3.2, 1])
     theta = np.degrees(psi.theta)
     for ax, curves, title in (
@@ -186,7 +188,7 @@ def psi(psi: Psi, pulls: Pulls, m: int, lambda_: float) -> Figure:
             width = {"linewidth": 3.2} if margin == m else {}
             ax.plot(theta, curve, label=name, **(line | width))
         ax.set_title(title)
-    axes[0].set_ylabel("factor of |x| in the label's score")
+    axes[0].set_ylabel(f"factor of {'|w_y| |x|' if large else '|x|'} in the label's score")
     for ax in axes[2:]:
         ax.hist(np.degrees(pulls.theta), bins=list(range(0, 181, 5)), color=SKY, edgecolor="white")
         _degrees(ax)
@@ -195,14 +197,20 @@ def psi(psi: Psi, pulls: Pulls, m: int, lambda_: float) -> Figure:
     return figure
 
 
-def pull(pulls: Pulls, curves: Pulls) -> Figure:
-    """Draw the label's pull under the named rules: length, angle between, and its two parts."""
+def pull(pulls: Pulls, curves: Pulls, length: str, large: bool) -> Figure:
+    """Draw the label's pull under the named rules: length, angle between, and its two parts.
+
+    Args:
+        pulls: of the batch.
+        curves: over theta, at one length.
+        length: what the features' length is called.
+        large: whether the pulls are L-Softmax's, in units of |w_y|.
+    """
     figure, axes = _figure(7.2, 2, 2, sharex=True)
     theta, samples = np.degrees(curves.theta), np.degrees(pulls.theta)
-    length = f"line: |x| = {curves.x_norm[0]:.3g}"
     for ax, title, part in (
         (axes[0], "length of the label's pull", "length"),
-        (axes[2], "its part along w_y", "along_w"),
+        (axes[2], f"its part along w_y{'/|w_y|' if large else ''}", "along_w"),
         (axes[3], "its part along x/|x|", "along_x"),
     ):
         for rule, of_samples, curve in (
@@ -216,7 +224,7 @@ def pull(pulls: Pulls, curves: Pulls) -> Figure:
                 getattr(curve, part),
                 color=style["color"],
                 linestyle=style["linestyle"],
-                label=f"{rule}, {length}",
+                label=f"{rule}, line",
             )
             ax.plot(
                 samples,
@@ -229,9 +237,9 @@ def pull(pulls: Pulls, curves: Pulls) -> Figure:
                 label=f"{rule}, this batch",
             )
         ax.set_title(title)
-        ax.set_ylabel("per unit of top.diff")
+        ax.set_ylabel(f"per unit of top.diff{' and |w_y|' if large else ''}")
     ax = axes[1]
-    ax.plot(theta, np.degrees(curves.angle), color=BLACK, label=f"angle, {length}")
+    ax.plot(theta, np.degrees(curves.angle), color=BLACK, label="angle, line")
     ax.plot(
         samples,
         np.degrees(pulls.angle),
@@ -247,12 +255,13 @@ def pull(pulls: Pulls, curves: Pulls) -> Figure:
     ax.set_ylim(bottom=0)
     for ax in axes[2:]:
         _degrees(ax)
-    _legend(figure, axes[:2], columns=3)
+    figure.supxlabel(f"lines: at the batch's median {length}, {curves.x_norm[0]:.3g}", fontsize=9)
+    _legend(figure, axes[:2])
     return figure
 
 
-def coeff_norm(grid: CoeffNorm, pulls: Pulls) -> Figure:
-    """Draw coeff_norm over theta and |x|, with the batch on it."""
+def coeff_norm(grid: CoeffNorm, pulls: Pulls, length: str) -> Figure:
+    """Draw coeff_norm over theta and the length of x, as ``length`` calls it; the batch on it."""
     figure, (ax,) = _figure(4.6)
     ax.grid(visible=False)
     exponent = np.log2(np.maximum(grid.value, 2.0**-DEEPEST))
@@ -278,7 +287,7 @@ def coeff_norm(grid: CoeffNorm, pulls: Pulls) -> Figure:
     )
     ax.set_yscale("log")
     _few_ticks(ax)
-    ax.set_ylabel("length of the feature |x|")
+    ax.set_ylabel(f"length of the feature {length}")
     _degrees(ax)
     bar = figure.colorbar(colours, ax=ax, pad=0.02)
     bar.ax.yaxis.set_major_locator(MultipleLocator(max(1, reach // 6)))
@@ -408,7 +417,8 @@ def training(training: Training) -> Figure:
             ax.plot(
                 run.iterations,
                 getattr(run, part) * scale,
-                label=run.name,
+                # The features are at rest, and the two have one weight.diff.
+                label="paper, detached" if run.rule == PAPER else run.name,
                 markevery=(i % every, every),
                 **LINES[run.name],
             )
@@ -418,8 +428,13 @@ def training(training: Training) -> Figure:
     settled = len(training.runs[0].iterations) // 10
     for ax in axes:
         seen = np.concatenate([np.asarray(line.get_ydata())[settled:] for line in ax.lines])
-        room = 0.06 * (seen.max() - seen.min()) or 1.0
-        ax.set_ylim(seen.min() - room, seen.max() + room)
+        low, high = seen.min(), seen.max()
+        if high > 100 * low > 0:  # a run that goes astray would make a line of the others
+            ax.set_yscale("log")
+            ax.set_ylim(low / 1.5, high * 1.5)
+        else:
+            room = 0.06 * (high - low) or 1.0
+            ax.set_ylim(low - room, high + room)
     for ax in axes[2:]:
         ax.set_xlabel("iteration (updates)")
     if settled:

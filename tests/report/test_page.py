@@ -340,14 +340,21 @@ def test_every_axis_has_a_title(report, drawn):
             assert grid is None or not grid.is_first_col() or named
 
 
-def test_no_legend_covers_data(report, drawn):
+def assert_legends_fit(drawn):
+    """Within the picture, and beside the data."""
     for figure in drawn.values():
         figure.draw_without_rendering()
         (legend,) = figure.legends
         box = legend.get_window_extent()
+        assert figure.bbox.x0 <= box.x0
+        assert box.x1 <= figure.bbox.x1
         for ax in figure.axes:
             assert ax.get_legend() is None
             assert not box.overlaps(ax.get_window_extent())
+
+
+def test_legends_fit(report, drawn):
+    assert_legends_fit(drawn)
 
 
 @pytest.mark.parametrize("type_", ["SINGLE", "TRIPLE"])
@@ -599,3 +606,69 @@ def test_a_training_figure_says_what_its_axes_leave_out(looks, is_cut):
     figure = figures.training(Training((run,), 9, 0.1, 0.9, 0.0, 1, (5.0, 5.0)))
     assert ("first tenth" in figure.get_supxlabel()) == is_cut
     assert (figure.axes[0].get_ylim()[1] < 100) == is_cut
+
+
+# L-Softmax
+
+
+def large_loss(x, label, weight):
+    length = np.linalg.norm(x, axis=1)[:, None] * np.linalg.norm(weight, axis=1)
+    scores, rows = x @ weight.T, np.arange(len(x))
+    theta = np.arccos((scores / length)[rows, label])
+    k = np.floor(4 * theta / np.pi)
+    psi = (-1) ** k * np.cos(4 * theta) - 2 * k
+    own = length[rows, label] * (psi + LAMBDA * np.cos(theta)) / (1 + LAMBDA)
+    scores[rows, label] = own
+    return np.mean(np.log(np.exp(scores).sum(axis=1)) - own)
+
+
+def test_page_of_large_margin(tmp_path, monkeypatch, capsys, batch):
+    drawn, make = {}, figures.figures
+    monkeypatch.setattr(figures, "figures", lambda study: drawn.update(make(study)) or drawn)
+    x, label, weight = batch
+    x, weight = 1e5 * x, weight * np.array([[1e-5], [2e-5], [3e-5], [4e-5]])
+    net = NET.replace('"MarginInner', '"LargeMarginInner').replace(
+        "margin_inner_product_param", "largemargin_inner_product_param"
+    )
+    arrays = {"x": x, "label": label, "weight": weight}
+    text = report_of(tmp_path, capsys, net, "--iteration", "18", "--train", "4", **arrays)
+    page, numbers = Page(text), json.loads((tmp_path / "report" / "report.json").read_text())
+
+    # It says that the C++ computes the exact rule, and that the others never ran in it.
+    assert "its authors' C++ computes the <b>exact</b> rule" in text
+    assert "what the tricks of the later layer would have been in this one" in text
+    assert "The C++ of this layer has no departure" in text
+    assert "with rows of unit length" not in text
+    assert numbers["comparison"]["layer_type"] == "LargeMarginInnerProduct"
+    assert numbers["comparison"]["loss"] == pytest.approx(large_loss(x, label, weight), rel=1e-7)
+    verdicts = {row[0]: row[-1] for row in page.tables["checks"][1:]}
+    for blob in ("bottom.diff", "weight.diff"):
+        assert verdicts[f"exact, {blob}"] == "passes"
+        assert verdicts[f"paper, {blob}"] == verdicts[f"detached, {blob}"] == "fails"
+
+    # The weight is neither measured nor trained with rows of unit length.
+    ratios = np.linalg.norm(x, axis=1) / np.linalg.norm(weight, axis=1)[label]
+    (row,) = (row for row in page.tables["samples"] if row[0].startswith("length of the feature"))
+    expected = [ratios.min(), np.median(ratios), ratios.max()]
+    np.testing.assert_allclose([number(cell) for cell in row[1:]], expected, rtol=6e-3)
+    for run in numbers["training"]["runs"]:
+        assert run["weight_length"][0] == pytest.approx(2.5e-5)
+    names = [run["name"] for run in numbers["training"]["runs"]]
+    assert "plain softmax" in names
+    assert "modified softmax (SINGLE)" not in names
+
+    assert sorted(drawn) == PICTURES
+    assert_legends_fit(drawn)
+    assert "|x|/|w_y|" in drawn["coeff_norm"].axes[0].get_ylabel()
+
+
+@pytest.mark.parametrize(("high", "scale"), [(50, "linear"), (5000, "log")])
+def test_a_run_that_goes_astray_leaves_the_others_to_be_seen(high, scale):
+    runs = [
+        TrainingRun(name, EXACT, np.arange(9), *[np.linspace(1, end, 9)] * 5)
+        for name, end in (("exact", 1.5), ("no projection", high))
+    ]
+    figure = figures.training(Training(tuple(runs), 9, 0.1, 0.9, 0.0, 1, (5.0, 5.0)))
+    assert figure.axes[0].get_yscale() == scale
+    low, top = figure.axes[0].get_ylim()
+    assert low < 1 < high < top
