@@ -4,11 +4,11 @@
     python dump_caffe.py NET.prototxt --net --out DIR [--weights FILE.caffemodel]
 
 Runs under the Python that has pycaffe and numpy, whatever the fork; needs nothing else, and no
-newer Python than 3.6. --layer takes one layer out of the net, MarginInnerProduct or
-SoftmaxWithLoss, and runs it alone, on a batch drawn by a seed or read from an .npz; no data files
-are needed. --net runs the whole net as it stands, once forward and once backward, and records every
-named blob and parameter; inputs that a layer uses as indices (labels, words) are drawn in range.
-The format is described in docs/recordings.md of caffe_margin.
+newer Python than 3.6. --layer takes one layer out of the net, MarginInnerProduct,
+LargeMarginInnerProduct or SoftmaxWithLoss, and runs it alone, on a batch drawn by a seed or read
+from an .npz; no data files are needed. --net runs the whole net as it stands, once forward and once
+backward, and records every named blob and parameter; inputs that a layer uses as indices (labels,
+words) are drawn in range. The format is described in docs/recordings.md of caffe_margin.
 """
 # ruff: noqa: B905, SIM905, UP006, UP035, UP045  (Python 3.6 has no dict[...] and no zip(strict))
 
@@ -25,7 +25,11 @@ from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Se
 import numpy as np
 
 FORMAT_VERSION = 1
-MARGIN, LOSS = "MarginInnerProduct", "SoftmaxWithLoss"
+MARGIN, LARGE_MARGIN, LOSS = "MarginInnerProduct", "LargeMarginInnerProduct", "SoftmaxWithLoss"
+MARGIN_PARAM = {
+    MARGIN: "margin_inner_product_param",
+    LARGE_MARGIN: "largemargin_inner_product_param",
+}
 PLUGIN = "caffe_margin.pycaffe"
 ALIASES = {"x": "bottom0_data", "label": "bottom1_data", "weight": "blob0_data_before"}
 
@@ -42,10 +46,7 @@ PLAIN = set(
 # Which bottom a layer uses as indices, and below what they must lie: by itself and bottom[0].
 INDEXED = {
     "MARGININNERPRODUCT": (1, lambda layer, shape: margin_classes(layer)),
-    "LARGEMARGININNERPRODUCT": (
-        1,
-        lambda layer, shape: setting(layer, "largemargin_inner_product_param", "num_output", 0),
-    ),
+    "LARGEMARGININNERPRODUCT": (1, lambda layer, shape: margin_classes(layer)),
     "SOFTMAXWITHLOSS": (1, lambda layer, shape: shape[setting(layer, "softmax_param", "axis", 1)]),
     "ACCURACY": (1, lambda layer, shape: shape[setting(layer, "accuracy_param", "axis", 1)]),
     "INFOGAINLOSS": (
@@ -184,7 +185,7 @@ def record_layer(caffe: Any, options: argparse.Namespace) -> Tuple[str, Dict[str
     else:
         shape = options.shape or (24,) + (shape_below(net_param, layer) or (16,))
     label_shape, classes = check_shape(layer, shape)
-    is_margin = layer.type == MARGIN
+    is_margin = layer.type in MARGIN_PARAM
     if is_margin and len(layer.top) == 1:
         layer.top.append("lambda")
     check_margin([layer])
@@ -230,8 +231,8 @@ def record_layer(caffe: Any, options: argparse.Namespace) -> Tuple[str, Dict[str
 
 def check_shape(layer: Any, shape: Tuple[int, ...]) -> Tuple[Tuple[int, ...], int]:
     """Return the shape of the labels, and the number of classes, for a shape of bottom[0]."""
-    is_margin = layer.type == MARGIN
-    param = layer.margin_inner_product_param if is_margin else layer.softmax_param
+    is_margin = layer.type in MARGIN_PARAM
+    param = margin_param(layer) if is_margin else layer.softmax_param
     if not -len(shape) <= param.axis < len(shape):
         raise ValueError(f"axis {param.axis} is out of range for a bottom of {shape}")
     axis = param.axis % len(shape)
@@ -261,7 +262,7 @@ def run_backward(net: Any, layer: Any, recording: Dict[str, Any]) -> None:
     propagate_down = bool((bottom.diff != untouched).any())
     if propagate_down:
         recording["bottom0_diff"] = bottom.diff.copy()
-    if layer.type == MARGIN:
+    if layer.type in MARGIN_PARAM:
         weight = net.params[layer.name][0]
         recording["blob0_data"] = weight.data.copy()
         recording["blob0_diff"] = weight.diff.copy()
@@ -459,10 +460,18 @@ def kind_of(layer: Any) -> str:
     return LOSS.upper() if name == "SOFTMAXLOSS" else name
 
 
+def margin_param(layer: Any) -> Any:
+    """Return the parameters of a layer of one of the types of `MARGIN_PARAM`."""
+    name = MARGIN_PARAM[layer.type]
+    if not hasattr(layer, name):
+        raise ValueError(f"layer {layer.name!r} is a {layer.type}; this Caffe has no {name}")
+    return getattr(layer, name)
+
+
 def margin_classes(layer: Any) -> int:
-    """Return N of a MarginInnerProduct, the plugin's too."""
-    if layer.type == MARGIN:
-        return layer.margin_inner_product_param.num_output
+    """Return N of a layer with a margin, the plugin's too."""
+    if layer.type in MARGIN_PARAM:
+        return margin_param(layer).num_output
     found = re.search(r"\bnum_output\s*:\s*(\d+)", layer.python_param.param_str)
     return int(found.group(1)) if found else 0
 
@@ -525,15 +534,16 @@ def find_layer(net_param: Any, name: str) -> Any:
     """Return the layer, by itself: without phases, and with the two bottoms it needs."""
     if len(net_param.layers):
         raise ValueError("the net is of the old form; bring it up with upgrade_net_proto_text")
+    recorded = {*MARGIN_PARAM, LOSS}
     found = [layer for layer in net_param.layer if layer.name == name]
     if not found:
-        names = ", ".join(layer.name for layer in net_param.layer if layer.type in (MARGIN, LOSS))
+        names = ", ".join(layer.name for layer in net_param.layer if layer.type in recorded)
         raise ValueError(f"there is no layer {name!r}; to record are: {names or 'none'}")
     layer = found[0]
-    if layer.type not in (MARGIN, LOSS):
+    if layer.type not in recorded:
         raise ValueError(
-            f"layer {name!r} is of type {layer.type}; {MARGIN} and {LOSS} are recorded, others "
-            "with --net"
+            f"layer {name!r} is of type {layer.type}; {MARGIN}, {LARGE_MARGIN} and {LOSS} are "
+            "recorded, others with --net"
         )
     if len(layer.bottom) != 2 or not len(layer.top):
         raise ValueError(f"layer {name!r} needs two bottoms and a top")
@@ -554,8 +564,8 @@ def shape_below(net_param: Any, layer: Any) -> Optional[Tuple[int, ...]]:
             name = below.bottom[0]
         elif kind == "INNERPRODUCT" and setting(below, "inner_product_param", "axis", 1) == 1:
             return (below.inner_product_param.num_output,)
-        elif below.type == MARGIN and below.margin_inner_product_param.axis == 1:
-            return (below.margin_inner_product_param.num_output,)
+        elif below.type in MARGIN_PARAM and margin_param(below).axis == 1:
+            return (margin_param(below).num_output,)
         elif kind == "INPUT" and below.input_param.shape:
             shapes = below.input_param.shape
             return tuple(shapes[list(below.top).index(name) % len(shapes)].dim[1:])
@@ -639,9 +649,9 @@ def put(
 def check_margin(layers: Any) -> None:
     """Raise ValueError where Caffe would abort, or write to a second top that is not there."""
     for layer in layers:
-        if layer.type == MARGIN and not layer.margin_inner_product_param.num_output:
+        if layer.type in MARGIN_PARAM and not margin_param(layer).num_output:
             raise ValueError(f"layer {layer.name!r} has no num_output, or one of 0")
-        if layer.type == MARGIN and len(layer.top) < 2:
+        if layer.type in MARGIN_PARAM and len(layer.top) < 2:
             raise ValueError(f"layer {layer.name!r} needs two tops: Caffe writes lambda to the 2nd")
 
 

@@ -14,7 +14,7 @@ from caffe_margin import caffe_margin_pb2 as pb
 from caffe_margin.files.npz import read_arrays
 from caffe_margin.files.upgrade import upgrade_net
 from caffe_margin.layers.layer import Blob
-from caffe_margin.layers.margin_inner_product import MarginInnerProduct
+from caffe_margin.layers.margin_layers import MARGIN_LAYERS, margin_layer
 from caffe_margin.layers.softmax_with_loss import SoftmaxWithLoss
 from caffe_margin.nets import plugin_text
 from caffe_margin.nets.select import filter_net
@@ -38,6 +38,13 @@ INPUT = (
     'type: "Input" top: "fc5" top: "label" input_param { shape { dim: 4 dim: 6 } shape { dim: 4 } }'
 )
 NOWHERE = 'type: "ImageData" top: "img" top: "label"'
+
+
+def as_large_margin(text):
+    """Make every MarginInnerProduct of a net a LargeMarginInnerProduct."""
+    return text.replace('"MarginInner', '"LargeMarginInner').replace(
+        "margin_inner_product_param", "largemargin_inner_product_param"
+    )
 
 
 class Moves:
@@ -112,8 +119,8 @@ class Net:
             for top in layer_param.top:
                 self.blobs.setdefault(top, Blob(np.empty((0,), np.float32)))
             top = [self.blobs[name] for name in layer_param.top]
-            if layer_param.type == "MarginInnerProduct":
-                layer = MarginInnerProduct.from_param(layer_param, rng=0)
+            if layer_param.type in MARGIN_LAYERS:
+                layer = margin_layer(layer_param, rng=0)
                 layer.layer_setup(bottom, top)
                 self.params[layer_param.name] = layer.blobs
             elif layer_param.type == "SoftmaxWithLoss":
@@ -160,24 +167,27 @@ def caffe(monkeypatch):
 def record(caffe, tmp_path, capsys):
     """Run the tool on the head, and return the recording's path."""
 
-    def record(*arguments, type="QUADRUPLE", data=NOWHERE, top='top: "lambda"'):
+    def record(*arguments, type="QUADRUPLE", data=NOWHERE, top='top: "lambda"', large=False):
         net = tmp_path / "net.prototxt"
-        net.write_text(HEAD.format(type=type, data=data, top=top))
+        text = HEAD.format(type=type, data=data, top=top)
+        net.write_text(as_large_margin(text) if large else text)
         assert dump_caffe.main([str(net), "--out", str(tmp_path / "out"), *arguments]) == 0
         return Path(capsys.readouterr().out.strip())
 
     return record
 
 
+@pytest.mark.parametrize("large", [False, True], ids=["A-Softmax", "L-Softmax"])
 @pytest.mark.parametrize("type", ["SINGLE", "DOUBLE", "TRIPLE", "QUADRUPLE"])
 @pytest.mark.parametrize("seed", ["0", "1"])
-def test_layer(record, type, seed, tmp_path):
-    path = record("--layer", "fc6", "--seed", seed, "--forwards", "3", type=type)
+def test_layer(record, type, seed, large, tmp_path):
+    path = record("--layer", "fc6", "--seed", seed, "--forwards", "3", type=type, large=large)
     assert path == tmp_path / "out" / f"fc6_seed{seed}.npz"
     recording = read_arrays(path)
     assert recording["bottom0_data"].shape == (24, 16)
     assert recording["top1_data"].tolist() == [4.5, 3, 2.25]
     assert recording["blob0_diff_before"].any()
+    assert ("LargeMarginInnerProduct" in str(recording["layer"])) == large
     assert str(recording["source"]) == f"Caffe 1.0.0, CPU, by dump_caffe.py with seed {seed}"
     verification = verify(path)
     assert verification.kind == "layer"
@@ -209,6 +219,22 @@ def test_loss(record):
     assert verification.kind == "softmax_loss"
     assert verification.ok
     assert {check.blob for check in verification.checks} == {"top0_data", "bottom0_diff"}
+
+
+def test_a_large_margin_in_a_whole_net(record):
+    verification = verify(record("--net", data=INPUT, large=True))
+    assert verification.ok
+    assert {"fc6/top0_data", "fc6/top1_data", "fc6/blob0_diff", "loss/top0_data"} <= {
+        check.blob for check in verification.checks
+    }
+
+
+def test_a_caffe_without_the_large_margin(caffe, tmp_path, capsys, monkeypatch):
+    net = tmp_path / "net.prototxt"
+    net.write_text(as_large_margin(HEAD.format(type="DOUBLE", data=NOWHERE, top="")))
+    monkeypatch.setitem(dump_caffe.MARGIN_PARAM, "LargeMarginInnerProduct", "of_another_fork")
+    assert dump_caffe.main([str(net), "--layer", "fc6", "--out", str(tmp_path)]) == 2
+    assert "this Caffe has no of_another_fork" in capsys.readouterr().err
 
 
 def test_a_second_top_is_added(record):
@@ -361,6 +387,10 @@ INDEXED = {
             SCORES,
             layer("MarginInnerProduct", "x y", "o l", MARGIN),
         ),
+        9,
+    ),
+    "large margin": (
+        as_large_margin(net_text(SCORES, layer("MarginInnerProduct", "x y", "o l", MARGIN))),
         9,
     ),
     "the plugin's margin": (
@@ -586,7 +616,7 @@ def test_gpu(record, caffe):
     ("arguments", "message"),
     [
         (["--layer", "fc7"], "no layer 'fc7'; to record are: fc6, loss"),
-        (["--layer", "data"], "of type ImageData; MarginInnerProduct and"),
+        (["--layer", "data"], "of type ImageData; MarginInnerProduct, LargeMarginInnerProduct and"),
         (["--layer", "fc6", "--shape", "4"], "axis 1 is out of range"),
         (["--layer", "fc6", "--inputs", "labels"], "a label is outside [0, 7)"),
         (["--layer", "fc6", "--inputs", "few"], "bottom1_data is (3,), but the net's is (24,)"),
