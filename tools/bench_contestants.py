@@ -65,12 +65,14 @@ class Contestant:
         needs: the package it needs.
         arrays: how many M x N arrays it holds at once, roughly; 0 for one that is always measured.
         scalar: whether it walks through M N K numbers outside BLAS.
+        peer: whether its outputs are those of the others.
     """
 
     rules: ClassVar[tuple[str, ...]] = RULES
     needs: ClassVar[str] = "numpy"
     arrays: ClassVar[int] = 0
     scalar: ClassVar[bool] = False
+    peer: ClassVar[bool] = True
 
     def __init__(self, cell: Cell, inputs: Inputs) -> None:
         self.cell, self.inputs = cell, inputs
@@ -111,10 +113,13 @@ class Fused(Contestant):
     """The layer as it comes."""
 
     engine: ClassVar[str] = "fused"
+    layer_class: ClassVar[type[cm.MarginInnerProduct | cm.LargeMarginInnerProduct]] = (
+        cm.MarginInnerProduct
+    )
 
     def __init__(self, cell: Cell, inputs: Inputs) -> None:
         super().__init__(cell, inputs)
-        self.layer = cm.MarginInnerProduct(
+        self.layer = self.layer_class(
             cell.N, m=cell.m, base=0, lambda_min=0, gradient=cell.rule, engine=self.engine
         )
         self.layer.weight = inputs.weight
@@ -125,6 +130,13 @@ class Fused(Contestant):
     def backward(self) -> Outputs:
         bottom_diff = self.layer.backward(self.inputs.top_diff)
         return self.top, bottom_diff, self.layer.blobs[0].diff
+
+
+class LargeMargin(Fused):
+    """L-Softmax's layer as it comes."""
+
+    layer_class = cm.LargeMarginInnerProduct
+    peer = False
 
 
 class LineByLine(Fused):
@@ -270,6 +282,7 @@ TASKS: dict[str, dict[str, type[Contestant]]] = {
     "layer": {
         BARE: ThreeProducts,
         "fused": Fused,
+        "L-Softmax, fused": LargeMargin,
         "line_by_line": LineByLine,
         "plain numpy": PlainNumpy,
         "torch autograd": Torch,
