@@ -2,10 +2,7 @@
 
 import numpy as np
 
-from caffe_margin.maths.gradient import ALL_RULES
 from helpers.psi import psi, slope
-
-NOT_NORMALIZED = [rule for rule in ALL_RULES if not rule.normalized_coefficients]
 
 
 def make_batch(M=6, N=5, K=4, dtype=np.float64, seed=0):
@@ -67,9 +64,10 @@ def relative_error(got, expected):
 
 
 def check_rule(layer, score_length):
-    """Hold a rule of `NOT_NORMALIZED` to differences of a forward in which the detached is held.
+    """Hold a rule to differences of a forward in which what it detaches is held constant.
 
-    The label's columns alone, at lambda 0.5; what has no projection is in closed form.
+    The label's columns alone, at lambda 0.5. Coefficients that a rule divides by their own norm are
+    read off the differences; what has no projection is in closed form.
 
     Args:
         layer: of five classes, with a base of 0.5.
@@ -77,36 +75,59 @@ def check_rule(layer, score_length):
     """
     x, _, weight, _ = make_batch(M=5, N=5)
     label, lambda_, m, rule = np.arange(5), 0.5, layer.m, layer.gradient
-    g = np.array([1.0, -2.0, 0.5, 3.0, -1.0])
+    g = np.array([[1.0], [-2.0], [0.5], [3.0], [-1.0]])
     layer.weight = weight
     top = layer.forward(x, label)
-    bottom_diff = layer.backward(np.diag(g))
+    bottom_diff = layer.backward(np.diag(g[:, 0]))
 
     def cosine(x, own):
         return (x * own).sum(axis=1) / (np.linalg.norm(x, axis=1) * np.linalg.norm(own, axis=1))
 
-    cos = cosine(x, weight)
-    margin = psi(np.arccos(cos), m) - cos
+    def plain(x, own):
+        return score_length(x, own) * cosine(x, own)
 
-    def scores(x, own, detached=False):
+    theta = np.arccos(cosine(x, weight))
+    held = psi(theta, m) - np.cos(theta)
+
+    def with_margin(x, own, detached):
         c = cosine(x, own)
-        held = margin if detached else psi(np.arccos(c), m) - c
-        return score_length(x, own) * (c + held / (1 + lambda_))
+        return score_length(x, own) * (c + held if detached else psi(np.arccos(c), m))
 
-    def differences(at, scores):
+    def differences(of, at, scores, *more):
         gradient = np.empty_like(at)
         for k in range(at.shape[1]):
             step = np.zeros_like(at)
             step[:, k] = 1e-6 * np.linalg.norm(at, axis=1)
-            gradient[:, k] = g * (scores(at + step) - scores(at - step)) / (2 * step[:, k])
+            ends = [(end, weight) if of == "x" else (x, end) for end in (at + step, at - step)]
+            up, down = (scores(*end, *more) for end in ends)
+            gradient[:, k] = (up - down) / (2 * step[:, k])
         return gradient
 
-    np.testing.assert_allclose(top[label, label], scores(x, weight), rtol=1e-8)
-    expected = differences(x, lambda x: scores(x, weight, rule.detached_in_bottom))
+    def coeff_norm(detached):
+        """By the coefficients of w_y, of unit length in A-Softmax, and of x."""
+        toward = differences("x", x, with_margin, detached)
+        if not rule.normalized_coefficients:
+            return np.ones((5, 1))
+        unit = np.linalg.norm(weight, axis=1) if layer.type == "MarginInnerProduct" else np.ones(5)
+        pairs = np.stack([weight / unit[:, None], x], axis=2)
+        found = [
+            np.linalg.lstsq(pair, to, rcond=None)[0] for pair, to in zip(pairs, toward, strict=True)
+        ]
+        return np.linalg.norm(found, axis=1, keepdims=True)
+
+    def mixed(of, at, detached, norm):
+        margin = differences(of, at, with_margin, detached) / norm
+        return g * (margin + lambda_ * differences(of, at, plain)) / (1 + lambda_)
+
+    expected = (with_margin(x, weight, False) + lambda_ * plain(x, weight)) / (1 + lambda_)
+    np.testing.assert_allclose(top[label, label], expected, rtol=1e-8)
+    expected = mixed("x", x, rule.detached_in_bottom, coeff_norm(rule.detached_in_bottom))
     np.testing.assert_allclose(bottom_diff, expected, rtol=1e-6, atol=1e-6)
-    expected = differences(weight, lambda own: scores(x, own, rule.detached_in_weight))
+    # Detached in weight is the plain weight's, whatever is normalised.
+    norm = 1 if rule.detached_in_weight else coeff_norm(False)
+    expected = mixed("weight", weight, rule.detached_in_weight, norm)
     if rule.no_projection:
         # What it leaves out is along w_y, and what it keeps along x.
-        up = 1.0 if rule.detached_in_weight else slope(np.arccos(cos), m)
-        expected = (g * (up + lambda_) / (1 + lambda_))[:, None] * x
+        up = 1.0 if rule.detached_in_weight else slope(theta, m)[:, None] / norm
+        expected = g * (up + lambda_) / (1 + lambda_) * x
     np.testing.assert_allclose(layer.blobs[0].diff, expected, rtol=1e-6, atol=1e-6)

@@ -8,7 +8,6 @@ from caffe_margin.layers.layer import Blob
 from caffe_margin.layers.margin_layer import ENGINES
 from caffe_margin.maths.gradient import ALL_RULES, DETACHED, EXACT
 from helpers.margin import (
-    NOT_NORMALIZED,
     angles_across_every_kink,
     check_rule,
     differences,
@@ -92,7 +91,7 @@ def test_exact_rule_passes_the_gradient_check(m, lambda_, engine):
 
 
 @pytest.mark.parametrize("m", [2, 3, 4, 5, 7])
-@pytest.mark.parametrize("rule", NOT_NORMALIZED, ids=lambda rule: rule.name)
+@pytest.mark.parametrize("rule", ALL_RULES, ids=lambda rule: rule.name)
 def test_a_rule_is_the_gradient_of_a_forward_with_the_detached_held(rule, m):
     def score_length(x, own):
         return np.linalg.norm(x, axis=1) * np.linalg.norm(own, axis=1)

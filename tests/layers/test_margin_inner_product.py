@@ -8,7 +8,6 @@ from caffe_margin.layers.margin_inner_product import MarginInnerProduct
 from caffe_margin.layers.margin_layer import ENGINES
 from caffe_margin.maths.gradient import ALL_RULES, EXACT, PAPER
 from helpers.margin import (
-    NOT_NORMALIZED,
     angles_across_every_kink,
     check_rule,
     differences,
@@ -130,7 +129,7 @@ def test_exact_rule_passes_the_gradient_check_past_caffes_margins(m, lambda_):
 
 
 @pytest.mark.parametrize("m", [2, 3, 4, 5, 7])
-@pytest.mark.parametrize("rule", NOT_NORMALIZED, ids=lambda rule: rule.name)
+@pytest.mark.parametrize("rule", ALL_RULES, ids=lambda rule: rule.name)
 def test_a_rule_is_the_gradient_of_a_forward_with_the_detached_held(rule, m):
     layer = MarginInnerProduct(5, m=m, base=0.5, gamma=0, lambda_min=0, gradient=rule)
     check_rule(layer, lambda x, own: np.linalg.norm(x, axis=1))
