@@ -187,7 +187,8 @@ def _look(weight: FloatArray, batch: Batch, lambda_: float) -> tuple:
     samples = np.arange(len(x))
     x_norm, weight_norm = row_lengths(x, "the features"), row_lengths(weight, "the weight")
     scores = x @ weight.T
-    cosines = scores / (x_norm[:, None] * weight_norm)
+    cosines = scores / weight_norm
+    cosines /= x_norm[:, None]
     own = np.clip(cosines[samples, label], -1, 1)
     is_right = (scores if keeps_lengths(batch.layer_param) else cosines).argmax(axis=1) == label
     cosines[samples, label] = -np.inf
