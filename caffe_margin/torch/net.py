@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from caffe_margin.nets import plugin_text
 from caffe_margin.nets.select import filter_net
 from caffe_margin.nets.shapes import LayerShapes, unknown_inputs
 from caffe_margin.nets.splits import insert_splits
+from caffe_margin.torch.data.sources import make_sources
 from caffe_margin.torch.layers.layer import Layer
 from caffe_margin.torch.layers.table import DATA_TYPES, FED, LOSS_TYPES, make_layer, refuse_unknown
 from caffe_margin.torch.sharing import share_params
@@ -81,9 +83,13 @@ class Net(nn.Module):
     Whether layers behave as in Caffe's TRAIN or TEST is ``training``, set by ``phase`` and then
     by ``train()`` and ``eval()``; which layers there are stays as it was.
 
+    A net whose data layers name what they read feeds itself: `forward` takes their next batches
+    where their tops are not given. Nothing is opened before it is needed.
+
     Where the file leaves open what the parameters' shapes depend on, as the size of the images in
-    an ImageData layer, the shapes come from ``shapes``, from ``weights``, or else from the first
-    batch: until then the net has no parameters, and says so when asked for them.
+    an ImageData layer, the shapes come from ``shapes``, from ``weights``, from the first image if
+    it can be read, or else from the first batch: until then the net has no parameters, and says so
+    when asked for them.
 
     Args:
         net: a file, text or binary, or a message; left alone.
@@ -92,13 +98,16 @@ class Net(nn.Module):
         level: what ``min_level`` and ``max_level`` of a layer are held against.
         stages: what ``stage`` and ``not_stage`` are held against.
         shapes: of the tops of data layers, by name, instead of the file's.
-        seed: of the fillers; None takes it from `torch`'s generator.
+        seed: of the fillers, and, as Caffe's ``random_seed``, of what the data layers draw; None
+            takes it from `torch`'s generator.
         device: of the parameters.
         dtype: of the parameters; float32 by default.
 
     Attributes:
         params: for each layer that has any Caffe's ``blobs``, in Caffe's order.
         loss_weights: for each top that is part of the objective its weight.
+        sources: what the data layers read, by the layers' names; ``iteration`` of each is the
+            batch that comes next.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -138,8 +147,12 @@ class Net(nn.Module):
         self._outputs: tuple[str, ...] = ()
         self._seed = int(torch.randint(2**31, ())) if seed is None else seed
         self._pending: BlobsByPlace | None = arrays
+        self._device = device
         self.train(phase == "TRAIN")
+        self.sources = make_sources(self.param, self.training, self._seed)
         layers = infer_with_blobs(self.param, shapes, arrays)
+        if _waits(self.param, layers) and (known := self._source_shapes(layers)):
+            layers = infer_with_blobs(self.param, {**known, **(shapes or {})}, arrays)
         if _waits(self.param, layers):
             # It follows double() and half() until there are parameters that do.
             self.register_buffer("_like", torch.empty(0, dtype=dtype), persistent=False)
@@ -266,17 +279,22 @@ class Net(nn.Module):
                 after Backward, where it needs one. A blob that layers work on in place is what
                 the last of them left; its ``grad``, as Caffe's ``diff``, is what the first one
                 sends down.
-            **inputs: tensors for the tops of data layers, by name.
+            **inputs: tensors for the tops of data layers, by name. A layer of ``sources`` of which
+                none is given takes its next batch.
 
         Returns:
             The outputs by name: the tops that no layer reads, and those with a loss weight.
 
         Raises:
-            ValueError: an input is missing, or is nobody's top, or a layer refuses its bottoms.
+            FileNotFoundError: what a data layer reads is not there.
+            ValueError: an input is missing, or is nobody's top, or a layer refuses its bottoms, or
+                an image cannot be read.
         """
-        self._check_inputs(inputs)
+        batches = self._next_batches(inputs)
+        self._check_inputs({**inputs, **batches})
         if self._pending is not None:
-            self._build_for(inputs)
+            self._build_for({**inputs, **batches})
+        inputs |= self._like_params(batches)
         blobs = {name: _asked(blob) if self._forced else blob for name, blob in inputs.items()}
         wanted = self._wanted(keep)
         first: dict[str, Tensor] = {}
@@ -363,10 +381,43 @@ class Net(nn.Module):
             if name not in inputs:
                 raise ValueError(f"input {name!r}, the top of {maker!r}, is missing")
 
+    def _next_batches(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tops of the next batch of each data layer of which no top is given."""
+        if not inputs.keys() <= set(self.inputs):
+            return {}  # they will be refused
+        unfed = [source for source in self.sources.values() if not inputs.keys() & set(source.tops)]
+        batches = [source.peek() for source in unfed]
+        for source in unfed:  # only now, that all have been read
+            source.iteration += 1
+        return {top: blob for batch in batches for top, blob in batch.items()}
+
+    def _like_params(self, batches: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return batches as the parameters are; a label in half precision were another class."""
+        like = next(self.parameters(), None)
+        if like is None:
+            return dict(batches)
+        firsts = {source.tops[0] for source in self.sources.values()}
+        wide = torch.promote_types(like.dtype, torch.float32)
+        return {
+            top: blob.to(like.device, like.dtype if top in firsts else wide)
+            for top, blob in batches.items()
+        }
+
+    def _source_shapes(self, layers: Sequence[LayerShapes]) -> dict[str, tuple[int, ...]]:
+        """Return unknown shapes of data layers' tops, of those whose sources can be read."""
+        unknown = unknown_inputs(self.param, layers).keys()
+        shapes: dict[str, tuple[int, ...]] = {}
+        for source in self.sources.values():
+            if unknown & set(source.tops):
+                # Whoever feeds the net himself needs no source; whoever does not is told later.
+                with contextlib.suppress(OSError, ValueError, ImportError):
+                    shapes |= source.shapes()
+        return shapes
+
     def _build_for(self, inputs: Mapping[str, Tensor]) -> None:
         """Build with the shapes of a first batch."""
         shapes = {name: tuple(blob.shape) for name, blob in inputs.items()}
-        device = next(iter(inputs.values())).device if inputs else None
+        device = self._device or (next(iter(inputs.values())).device if inputs else None)
         layers = infer_with_blobs(self.param, shapes, self._pending or {})
         # Parameters made in inference mode could not be trained afterwards.
         with torch.inference_mode(False):
