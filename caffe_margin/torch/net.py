@@ -173,6 +173,7 @@ class Net(nn.Module):
             if module is not None:
                 with naming(f"layer {param.name!r}"):
                     module.fill(rng)
+                _put_channels_last(module)
         share_params(self.param, modules)
         arrays = self._pending or {}
         if arrays and (unfilled := load_into(_blobs(self.param, modules), arrays).unfilled):
@@ -463,6 +464,13 @@ class Net(nn.Module):
             OSError: the file cannot be written.
         """
         save_from(self.params, self.param, path)
+
+
+def _put_channels_last(module: Layer) -> None:
+    """Store images' weights with the channels last: convolutions, which follow, are faster so."""
+    for blob in module.parameters():
+        if blob.dim() == 4:
+            blob.data = blob.data.contiguous(memory_format=torch.channels_last)
 
 
 def _waits(param: pb.NetParameter, layers: Sequence[LayerShapes]) -> bool:
