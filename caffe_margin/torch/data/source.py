@@ -118,7 +118,11 @@ class Source(ABC):
         while len(ahead) <= self.layer.data_param.prefetch:
             iteration = self.iteration + len(ahead)
             ahead.append((iteration, self._pool.submit(self._load, self._plan(iteration))))
-        return ahead[0][1].result()
+        try:
+            return ahead[0][1].result()
+        except Exception:
+            ahead.clear()  # read again, should somebody mend the file
+            raise
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:

@@ -76,7 +76,6 @@ def test_skip_broken(tmp_path, backend, monkeypatch):
     )
     with pytest.raises(ValueError, match="record '6': the record is no Datum"):
         next(source)
-    source.close()
     source.skip_broken = True
     assert next(source)["label"].tolist() == [4, 2, 2]
     assert next(source)["label"].tolist() == [1, 4, 4]
