@@ -93,12 +93,13 @@ def why_not(recording: Recording) -> str:
         refuse_unknown(pb.NetParameter(layer=layers))
     except ValueError as error:
         return str(error)
-    if recording.text("phase") == "TRAIN" and "mask" not in recording:
-        for layer in layers:
-            if layer.type == "Dropout" or layer.pooling_param.pool == STOCHASTIC:
-                return (
-                    f"layer {layer.name!r} is random, and the recording does not say what it drew"
-                )
+    if recording.text("phase") == "TRAIN":
+        drawing = [layer for layer in layers if layer.type == "Dropout"]
+        if len(drawing) == 1 and "mask" in recording:
+            drawing = []
+        drawing += [layer for layer in layers if layer.pooling_param.pool == STOCHASTIC]
+        if drawing:
+            return f"layer {drawing[0].name!r} is random, and what it drew was not recorded"
     return ""
 
 

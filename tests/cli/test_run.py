@@ -13,6 +13,7 @@ from caffe_margin.cli import main
 from caffe_margin.cli.memory import keep_memory
 from caffe_margin.files.npz import read_arrays, write_arrays
 from caffe_margin.files.weights import write_weights
+from helpers.places import DATA
 
 DEPLOY = """
 layer { name: "in" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 4 dim: 6 } } }
@@ -157,6 +158,27 @@ def test_no_image_at_all(files, capsys):
     status, out = run(*NET, "--images", "none.png", "--scale", "1")
     assert (status, out) == (1, {})
     assert "there is no image to run the net on; nothing is written" in capsys.readouterr().err
+
+
+def test_the_authors_features(files, capsys):
+    """From images to fc5 and its mirror image's, against the authors' Caffe in double."""
+    folder = DATA / "extraction"
+    recorded = read_arrays(folder / "extraction.npz")
+    for i, image in enumerate(recorded["image"]):
+        cv2.imwrite(f"{i}.png", image[..., ::-1])
+    status, out = run(
+        *(str(folder / "sphereface20_small.prototxt"), "-o", "out.npz", "--mirror"),
+        *("--weights", str(folder / "sphereface20_small.caffemodel"), "--dtype", "float64"),
+        *("--mean", "127.5", "--scale", "0.0078125", "--images"),
+        *(f"{i}.png" for i in range(len(recorded["image"]))),
+    )
+    assert status == 0, capsys.readouterr().err
+    for name in ("fc5", "fc5_mirrored"):
+        largest = np.abs(recorded[f"{name}_float64"]).max()
+        off = np.abs(out[name] - recorded[f"{name}_float64"]).max() / largest
+        assert off < 1e-10
+    feature = np.hstack([out["fc5"], out["fc5_mirrored"]])
+    np.testing.assert_allclose(feature, recorded["feature"], rtol=0, atol=2e-6 * largest)
 
 
 def test_inputs(files):

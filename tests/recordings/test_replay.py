@@ -267,6 +267,16 @@ for path, engines in (({str(WHOLE)!r}, None), ({str(NET)!r}, ["torch"])):
     assert errors == [f"{path}: {reason}'caffe_margin[torch]'" for path in (WHOLE, NET)]
 
 
+def test_what_is_wrong_in_caffe():
+    """It is named where the whole net is replayed, and is no check then."""
+    path = DATA / "layers" / "bnll_in_place_float64.npz"
+    verification = verify(path)
+    assert verification.ok
+    assert verification.wrong_in_caffe
+    assert not {check.blob for check in verification.checks} & {*verification.wrong_in_caffe}
+    assert verify(WHOLE).wrong_in_caffe == one_by_one(NET).wrong_in_caffe == ()
+
+
 def test_weights_that_a_recording_does_not_hold(write, tmp_path):
     arrays = load(WHOLE)
     before = [arrays[f"param/layer/{i}/data_before"] for i in range(2)]
