@@ -94,10 +94,11 @@ def _verify(
     one_by_one = [name for name in ENGINES if engines is None or name in engines]
     checks = list(replay.checks(rtol, one_by_one)) if one_by_one else []
     not_replayed = replay.not_replayed
+    wrong: tuple[str, ...] = ()
     if isinstance(replay, NetReplay) and (engines is None or TORCH in engines):
         must = not checks or engines is not None
         if whole := _through_torch(recording, path, rtol, weights, must):
-            checks, not_replayed = checks + whole, ()
+            checks, not_replayed, wrong = checks + whole, (), wrong_in_caffe(recording)
     if not checks:
         of_net = isinstance(replay, NetReplay)
         raise ValueError(
@@ -105,7 +106,6 @@ def _verify(
             if of_net
             else f"torch cannot replay this recording; {' and '.join(ENGINES)} can"
         )
-    wrong = wrong_in_caffe(recording) if isinstance(replay, NetReplay) else ()
     return Verification(replay.kind, recording.source, tuple(checks), not_replayed, wrong)
 
 
