@@ -59,7 +59,7 @@ def test_every_module_lies_in_a_room():
     assert {path.parent.name for path in PACKAGE.glob("*/__init__.py")} <= FLOOR.keys()
 
 
-@pytest.mark.parametrize("room", [room for room in FLOOR if (PACKAGE / room).is_dir()])
+@pytest.mark.parametrize("room", sorted(room for room in FLOOR if (PACKAGE / room).is_dir()))
 def test_imports_go_down(room):
     modules = list((PACKAGE / room).rglob("*.py"))
     assert modules
@@ -82,7 +82,7 @@ def test_that_an_import_upwards_is_found():
     assert not wrong("cli", "from caffe_margin.report import page\nimport numpy")
 
 
-@pytest.mark.parametrize("room", [room for room in FLOOR if (PACKAGE / room).is_dir()])
+@pytest.mark.parametrize("room", sorted(room for room in FLOOR if (PACKAGE / room).is_dir()))
 def test_torch_has_a_room_of_its_own(room):
     """But for the replays through PyTorch, which are imported when they are asked for."""
     others = set((PACKAGE / room).rglob("*.py")) - {*(PACKAGE / "recordings").glob("torch_*.py")}

@@ -75,9 +75,9 @@ def _copy(net: pb.NetParameter) -> pb.NetParameter:
 
 
 def _find(name: str, folder: StrPath) -> StrPath:
-    """Return where a file is: from here, or else from the solver's folder."""
-    beside = Path(folder) / name
-    return beside if beside.exists() and not Path(name).exists() else name
+    """Return where a file is: from here, or else from the solver's folder, or in it."""
+    places = Path(name), Path(folder) / name, Path(folder) / Path(name).name
+    return next((place for place in places if place.exists()), name)
 
 
 def _set_state(net: pb.NetParameter, phase: pb.Phase, merged: pb.NetState) -> None:

@@ -272,7 +272,7 @@ class Net(nn.Module):
             >>> net = Net("models/sphereface4_deploy.prototxt")
             >>> blobs = net(data=torch.randn(1, 3, 112, 96), keep="all")
             >>> blobs["fc5"].sum().backward()
-            >>> blobs["res2_3"].grad.shape
+            >>> blobs["conv2_1"].grad.shape
             torch.Size([1, 128, 28, 24])
 
         Args:

@@ -5,7 +5,7 @@ from caffe_margin.nets.shape_rules import LAYER_TYPES
 
 
 def test_forks_types_are_no_types_of_ours() -> None:
-    assert FORKS["Normalize"] == FORKS["PriorBox"] == "SSD"
+    assert FORKS["DetectionOutput"] == FORKS["PriorBox"] == "SSD"
     assert FORKS["CenterLoss"] == "caffe-face"
     assert FORKS["InterClass"] == "SphereFace+"
     both = FORKS.keys() & LAYER_TYPES.keys()

@@ -153,5 +153,6 @@ def test_the_blobs_that_caffe_recorded(path) -> None:
         if key.startswith("blob/")
     }
     assert recorded <= {*tops, "(automatic)"}
-    if "recipe" not in recording and "recipe_seed" not in recording:
+    # Of large nets a part of the blobs, and of some none that a Split makes.
+    if "recipe_seed" not in recording and path.parent.name != "real":
         assert tops <= recorded

@@ -296,7 +296,7 @@ def test_whole_net(record, tmp_path):
         key for key in recording if key.startswith("blob/")
     }
     assert recording["blob/label/data"].tolist() == [6, 5, 4, 3]
-    verification = verify(path)
+    verification = verify(path, engines=["fused"])
     assert verification.kind == "net"
     assert verification.ok
     # nothing below fc6 learns, so fc5's diff is nobody's
