@@ -24,6 +24,8 @@ class Call:
         weight: (N, K).
         x_norm: length of each row of x, (M,).
         weight_norm: length of each row of weight before the call, (N,).
+        unit: the weight's rows divided by their lengths, (N, K), for the fused A-Softmax under a
+            rule with the projection; None elsewhere.
     """
 
     m: int
@@ -34,3 +36,4 @@ class Call:
     weight: FloatArray
     x_norm: FloatArray
     weight_norm: FloatArray
+    unit: FloatArray | None = None

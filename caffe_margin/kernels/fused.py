@@ -32,6 +32,9 @@ from caffe_margin.maths.gradient import LabelCoefficients, label_coefficients
 BLOCK_BYTES = 2 << 20
 """Size of a block: it fits in cache, and keeps BLAS busy."""
 
+COMPILED_SIZE = 1 << 16
+"""Numbers in an array that are worth numba's import, where numpy would do."""
+
 
 def blocks(length: int, row_bytes: int) -> Iterator[slice]:
     """Yield slices that cover ``length`` rows, `BLOCK_BYTES` or less each."""
@@ -53,6 +56,33 @@ def row_passes() -> ModuleType:
     return row_passes
 
 
+def row_squares(rows: FloatArray) -> FloatArray:
+    """Return the square of each row's length, (n,)."""
+    if (passes := _passes_for(rows)) is None:
+        return np.einsum("ik,ik->i", rows, rows)
+    squares = np.empty(len(rows), rows.dtype)
+    passes.squares(rows, squares)
+    return squares
+
+
+def scale_rows(rows: FloatArray, factors: FloatArray) -> None:
+    """Multiply rows[i] by factors[i] in place, for each i."""
+    if (passes := _passes_for(rows)) is None:
+        rows *= factors[:, None]
+    else:
+        passes.scale(rows, factors)
+
+
+def _passes_for(rows: FloatArray) -> ModuleType | None:
+    """Return `row_passes` for what numpy takes longer over; None too where there is no numba."""
+    if rows.size < COMPILED_SIZE or not rows.flags.carray:
+        return None
+    try:
+        return row_passes()
+    except ImportError:
+        return None
+
+
 @dataclass(frozen=True)
 class Saved:
     """What Backward needs of its Forward.
@@ -62,30 +92,20 @@ class Saved:
         weight: what Backward multiplies with, (N, K). In A-Softmax rows of unit length, which are
             the stored ones under a rule without the projection; in L-Softmax the stored ones.
         coefficients: of the label's column.
-        projects: whether the weight's gradient is carried through the normalisation.
     """
 
     call: Call
     weight: FloatArray
     coefficients: LabelCoefficients
-    projects: bool
 
 
-def forward(call: Call, top: FloatArray, former: Saved | None = None) -> Saved:
-    """Write the output, (M, N); what is stored in the weight changes last.
-
-    Args:
-        call: the layer's.
-        top: written.
-        former: what an earlier Forward saved, if nobody needs it any more: its memory is used.
-    """
-    if call.rule.no_projection:
-        unit, inverse_norm = call.weight, 1 / call.weight_norm
-        np.matmul(call.x, unit.T, out=top)
+def forward(call: Call, top: FloatArray) -> Saved:
+    """Write the output, (M, N); what is stored in the weight changes last."""
+    weight = call.weight if call.unit is None else call.unit
+    inverse_norm = 1 / call.weight_norm
+    np.matmul(call.x, weight.T, out=top)
+    if call.unit is None:
         top *= inverse_norm
-    else:
-        unit = _unit_rows(call, former)
-        np.matmul(call.x, unit.T, out=top)
 
     samples = np.arange(len(call.label))
     plain = top[samples, call.label]
@@ -93,18 +113,9 @@ def forward(call: Call, top: FloatArray, former: Saved | None = None) -> Saved:
     coefficients = label_coefficients(
         plain / call.x_norm, call.x_norm, call.m, call.lambda_, call.rule
     )
-    if call.rule.no_projection:
-        unit *= inverse_norm[:, None]
-    return Saved(call, unit, coefficients, projects=not call.rule.no_projection)
-
-
-def _unit_rows(call: Call, former: Saved | None) -> FloatArray:
-    weight = call.weight
-    unit = former.weight if former is not None and former.projects else None
-    if unit is None or unit.shape != weight.shape or unit.dtype != weight.dtype:
-        unit = np.empty_like(weight)
-    row_passes().normalize(weight, call.weight_norm, unit)
-    return unit
+    if call.unit is None:
+        scale_rows(weight, inverse_norm)
+    return Saved(call, weight, coefficients)
 
 
 def backward(
@@ -121,21 +132,24 @@ def backward(
     if bottom_diff is not None:
         np.matmul(top_diff, weight, out=bottom_diff)
         if call.m > 1:
-            bottom_diff += (g * (coefficients.w - 1))[:, None] * weight[label]
+            bottom_diff += _times(weight[label], g * (coefficients.w - 1))
             bottom_diff += (g * coefficients.x)[:, None] * x
 
     if weight_diff is not None:
-        extra = _extra_for_weight(saved, g)
+        norm = call.weight_norm
         for rows in blocks(len(weight_diff), weight_diff[:1].nbytes):
             gradient = np.matmul(top_diff[:, rows].T, x)
-            if extra is not None:
-                (samples,) = np.nonzero((label >= rows.start) & (label < rows.stop))
-                add_rows(gradient, label[samples] - rows.start, extra[samples])
-            if saved.projects:
-                norm, one = call.weight_norm[rows], g.dtype.type(1)
-                row_passes().project(gradient, weight[rows], norm, one, weight_diff[rows])
-            else:
+            if call.unit is None:
                 weight_diff[rows] += gradient
+            else:
+                which = np.arange(rows.start, rows.stop)
+                row_passes().add_projected(gradient, which, call.unit, norm, weight_diff)
+
+        extra = _extra_for_weight(saved, g)
+        if extra is not None and call.unit is None:
+            add_rows(weight_diff, label, extra)
+        elif extra is not None:
+            row_passes().add_projected(extra, label, call.unit, norm, weight_diff)
 
 
 def _extra_for_weight(saved: Saved, g: FloatArray) -> FloatArray | None:
@@ -145,6 +159,12 @@ def _extra_for_weight(saved: Saved, g: FloatArray) -> FloatArray | None:
     if call.m > 1 and not call.rule.detached_in_weight:
         extra = (g * (coefficients.weight - 1))[:, None] * call.x
     if coefficients.weight_w is not None:
-        along_w = (g * coefficients.weight_w)[:, None] * saved.weight[call.label]
-        extra = along_w if extra is None else extra + along_w
+        along_w = _times(saved.weight[call.label], g * coefficients.weight_w)
+        extra = along_w if extra is None else np.add(extra, along_w, out=extra)
     return extra
+
+
+def _times(rows: FloatArray, factors: FloatArray) -> FloatArray:
+    """Multiply rows[i] by factors[i] in place: fresh memory would cost more than the product."""
+    rows *= factors[:, None]
+    return rows

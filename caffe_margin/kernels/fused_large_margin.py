@@ -22,14 +22,8 @@ from caffe_margin.maths.gradient import large_margin_coefficients
 __all__ = ["Saved", "backward", "forward"]
 
 
-def forward(call: Call, top: FloatArray, former: Saved | None = None) -> Saved:
-    """Write the output, (M, N); the weight is left alone, and Backward reads it again.
-
-    Args:
-        call: the layer's.
-        top: written.
-        former: not needed.
-    """
+def forward(call: Call, top: FloatArray) -> Saved:
+    """Write the output, (M, N); the weight is left alone, and Backward reads it again."""
     np.matmul(call.x, call.weight.T, out=top)
     samples, weight_norm = np.arange(len(call.label)), call.weight_norm[call.label]
     plain, length = top[samples, call.label], large_margin_length(call.x_norm, weight_norm)
@@ -37,4 +31,4 @@ def forward(call: Call, top: FloatArray, former: Saved | None = None) -> Saved:
     coefficients = large_margin_coefficients(
         plain / length, call.x_norm, weight_norm, call.m, call.lambda_, call.rule
     )
-    return Saved(call, call.weight, coefficients, projects=False)
+    return Saved(call, call.weight, coefficients)

@@ -290,7 +290,7 @@ class Saved:
     private: PrivateBlobs
 
 
-def forward(call: Call, top: FloatArray, former: Saved | None = None) -> Saved:
+def forward(call: Call, top: FloatArray) -> Saved:
     """Write the output by `forward_cpu`, as `caffe_margin.kernels.fused_large_margin.forward`."""
     private = PrivateBlobs.reshape(call.m, len(call.x), len(call.weight), call.x.dtype)
     forward_cpu(call.m, call.lambda_, call.x, call.label, call.weight, top, private)

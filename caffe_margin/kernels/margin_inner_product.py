@@ -373,7 +373,7 @@ class Saved:
     private: PrivateBlobs
 
 
-def forward(call: Call, top: FloatArray, former: Saved | None = None) -> Saved:
+def forward(call: Call, top: FloatArray) -> Saved:
     """Write the output by `forward_cpu`, as `caffe_margin.kernels.fused.forward`."""
     # The port normalises in place; what the caller stores changes last, and only as the rule says.
     unit = call.weight.copy()

@@ -2,38 +2,70 @@
 
 from __future__ import annotations
 
-from caffe_margin.kernels.caffe_math import FASTMATH, compiled
+import numpy as np
+
+from caffe_margin.kernels.caffe_math import caffe_cpu_dot, caffe_scal, compiled
+
+
+@compiled(error_model="numpy")
+def unit_rows(rows, unit, squares):
+    """Write rows, (n, K), divided by their lengths, to ``unit``, and the lengths' squares, (n,).
+
+    A row without a direction comes out not finite.
+    """
+    one = squares.dtype.type(1)
+    for j in range(squares.size):
+        squares[j] = caffe_cpu_dot(rows[j], rows[j])
+        scale = one / np.sqrt(squares[j])
+        for k in range(rows.shape[1]):
+            unit[j, k] = scale * rows[j, k]
 
 
 @compiled()
-def normalize(weight, norm, unit):
-    """Write the rows of weight, (n, K), divided by norm, (n,), to unit, (n, K)."""
+def squares(rows, squares):
+    """Write the squares of the lengths of rows, (n, K), to (n,)."""
+    for j in range(squares.size):
+        squares[j] = caffe_cpu_dot(rows[j], rows[j])
+
+
+@compiled()
+def scale(rows, factors):
+    """Multiply rows, (n, K), by their factors, (n,), in place."""
+    for j in range(factors.size):
+        caffe_scal(factors[j], rows[j])
+
+
+@compiled()
+def add_projected(gradient, rows, unit, norm, diff):
+    """Carry a gradient through u = w / |w|, row by row: D += (G - (u . G) u) / |w|.
+
+    Args:
+        gradient: G, with respect to some of the unit rows, (n, K).
+        rows: which, (n,); each in turn where one comes twice.
+        unit: u, (N, K).
+        norm: |w|, (N,).
+        diff: D, (N, K).
+    """
     one = norm.dtype.type(1)
-    for j in range(norm.size):
-        scale = one / norm[j]
-        for k in range(weight.shape[1]):
-            unit[j, k] = scale * weight[j, k]
+    for i in range(rows.size):
+        j = rows[i]
+        scale, along = one / norm[j], caffe_cpu_dot(unit[j], gradient[i])
+        for k in range(gradient.shape[1]):
+            diff[j, k] += scale * (gradient[i, k] - along * unit[j, k])
 
 
-@compiled(fastmath=FASTMATH)
-def project(gradient, rows, norm, beta, diff):
-    """Carry a gradient through u = w / |w|, row by row: D = (G - (u . G) u) / |w| + beta D.
+@compiled()
+def project(gradient, rows, norm):
+    """Carry a gradient through u = w / |w| in place, row by row: G = (G - (u . G) u) / |w|.
 
     Args:
         gradient: G, with respect to the unit rows, (n, K).
-        rows: w or u, (n, K): only their directions are read.
+        rows: w, (n, K).
         norm: |w|, (n,).
-        beta: 1 to add to ``diff``, 0 to set it.
-        diff: D, (n, K); with a beta of 0 it may be ``gradient`` itself.
     """
     one = norm.dtype.type(1)
     for j in range(norm.size):
-        scale = one / norm[j]
-        along = square = gradient.dtype.type(0)
+        # |w|^2 may be no normal number.
+        scale, along = one / norm[j], caffe_cpu_dot(rows[j], gradient[j]) / norm[j] / norm[j]
         for k in range(gradient.shape[1]):
-            along += rows[j, k] * gradient[j, k]
-            square += rows[j, k] * rows[j, k]
-        along /= square
-        for k in range(gradient.shape[1]):
-            projected = scale * (gradient[j, k] - along * rows[j, k])
-            diff[j, k] = projected + beta * diff[j, k]
+            gradient[j, k] = scale * (gradient[j, k] - along * rows[j, k])

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from caffe_margin.kernels.fused import row_passes, row_squares
 from caffe_margin.maths.arrays import FloatArray
 
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
@@ -101,15 +102,24 @@ def as_matrix(blob: FloatArray, what: str) -> FloatArray:
     return blob.reshape(blob.shape[-2:])
 
 
-def row_lengths(rows: FloatArray, what: str) -> FloatArray:
+def row_lengths(rows: FloatArray, what: str, unit: FloatArray | None = None) -> FloatArray:
     """Return the length of each row of an (n, K) array.
+
+    Args:
+        rows: the array.
+        what: it is, in words.
+        unit: the rows divided by their lengths are written to it.
 
     Raises:
         ValueError: the square of a length is no normal number: the row is zero, not finite, or so
             short or so long that its length cannot be had from it; names the first such row.
     """
-    with np.errstate(over="ignore", invalid="ignore"):
-        squares = np.einsum("ik,ik->i", rows, rows)
+    if unit is None:
+        with np.errstate(over="ignore", invalid="ignore"):
+            squares = row_squares(rows)
+    else:
+        squares = np.empty(len(rows), rows.dtype)
+        row_passes().unit_rows(rows, unit, squares)
     good = (squares >= np.finfo(rows.dtype).tiny) & (squares < np.inf)
     if not good.all():
         row = int(np.argmin(good))

@@ -324,7 +324,8 @@ class MarginLayer(Layer):
         iteration, weight = self.iteration + 1, self.blobs[0].data
         x, label = self._bottom_data(bottom)
         x_norm = row_lengths(x, f"bottom[0] of layer {self.name!r}")
-        weight_norm = row_lengths(weight, f"the weight of layer {self.name!r}")
+        unit = self._memory_for_unit_rows(weight)
+        weight_norm = row_lengths(weight, f"the weight of layer {self.name!r}", unit)
         call = Call(
             m=self.m,
             rule=self.gradient,
@@ -334,11 +335,12 @@ class MarginLayer(Layer):
             weight=weight,
             x_norm=x_norm,
             weight_norm=weight_norm,
+            unit=unit,
         )
         top_data = top[0].data.reshape(len(x), self.num_output)
         # An interrupted Forward may leave what the former one saved overwritten.
-        self.saved, former = None, self.saved
-        self.saved = self.kernels(self.engine).forward(call, top_data, former)
+        self.saved = None
+        self.saved = self.kernels(self.engine).forward(call, top_data)
         self.iteration, self.lambda_ = iteration, call.lambda_
         if len(top) == 2:
             top[1].data[0] = call.lambda_
@@ -351,6 +353,19 @@ class MarginLayer(Layer):
         if self.writes_weight() and np.may_share_memory(x, self.blobs[0].data):
             x = x.copy()  # Backward needs it as it was before the weight was written
         return x, label.reshape(-1).astype(np.intp)
+
+    def _memory_for_unit_rows(self, weight: FloatArray) -> FloatArray | None:
+        """Return an array like the weight, or None if the engine has no use for unit rows.
+
+        It is the former Forward's, where that left one; its Backward cannot run any more.
+        """
+        if self.engine != "fused" or not self.needs_numba():
+            return None
+        self.saved, former = None, self.saved
+        unit = former.call.unit if former is not None else None
+        if unit is None or unit.shape != weight.shape or unit.dtype != weight.dtype:
+            unit = np.empty_like(weight)
+        return unit
 
     def _lambda_at(self, iteration: int, lengths: FloatArray, longest: str) -> np.floating:
         lambda_ = float(self.annealing.lambda_at(iteration, lengths.dtype.type))
@@ -368,7 +383,7 @@ class MarginLayer(Layer):
         """Source: ``Backward_cpu``, and the rules beside it.
 
         Raises:
-            RuntimeError: the last Forward was interrupted.
+            RuntimeError: the last Forward was interrupted, or met a bad weight.
         """
         if self.saved is None:
             raise RuntimeError(f"layer {self.name!r}: backward needs a forward before it")

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from caffe_margin.kernels.call import Call
-from caffe_margin.kernels.fused import blocks, row_passes
+from caffe_margin.kernels.fused import blocks, row_passes, scale_rows
 from caffe_margin.layers.checks import (
     as_labels,
     as_native,
@@ -102,7 +102,7 @@ def margin_softmax_loss(
     bottom_diff, weight_diff = _second_pass(parts, softmax, loss_weight)
     losses = np.minimum(softmax.surprise, call.x.dtype.type(LARGEST_LOSS))
     if call.rule.no_projection:
-        np.multiply(weight, parts.inverse_norm[:, None], out=weight)
+        scale_rows(weight, parts.inverse_norm)
     return MarginSoftmaxLoss(losses.mean(), bottom_diff, weight_diff)
 
 
@@ -237,8 +237,7 @@ def _second_pass(
     The label's entry has one coefficient for the features and another for the weight.
     """
     call = parts.call
-    real = call.x.dtype.type
-    scale = real(loss_weight / len(call.x))
+    scale = call.x.dtype.type(loss_weight / len(call.x))
     scaled_x = scale * call.x
     own_diff = np.expm1(-softmax.surprise)
     bottom_diff = (own_diff * parts.x)[:, None] * call.x
@@ -249,8 +248,7 @@ def _second_pass(
         diff[own] = (own_diff * parts.weight)[own[0]]
         gradient = np.matmul(diff.T, scaled_x, out=weight_diff[rows])
         if not call.rule.no_projection:
-            norm = call.weight_norm[rows]
-            row_passes().project(gradient, call.weight[rows], norm, real(0), gradient)
+            row_passes().project(gradient, call.weight[rows], call.weight_norm[rows])
         diff[own] = (own_diff * parts.w)[own[0]]
         diff *= parts.inverse_norm[rows]
         bottom_diff += np.matmul(diff, call.weight[rows])

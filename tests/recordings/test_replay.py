@@ -526,8 +526,8 @@ def test_recording_of_the_exact_rule(monkeypatch):
     def flipped(gradient, *others):
         original(-gradient, *others)
 
-    original = row_passes.project
-    monkeypatch.setattr(row_passes, "project", flipped)
+    original = row_passes.add_projected
+    monkeypatch.setattr(row_passes, "add_projected", flipped)
     wrong = [check for check in verify(EXACT_RULE).checks if not check.ok]
     assert [(check.blob, check.engine) for check in wrong] == [("blob0_diff", "fused")]
 
