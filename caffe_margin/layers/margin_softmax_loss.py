@@ -2,9 +2,10 @@
 
 The softmax of a row needs its sum over all classes, and the gradient needs the softmax. So the
 classes are gone through twice, a block at a time: first for each row's maximum and sum, which are
-kept up as the blocks come, then for the gradient, which makes the block's logits again. That is
-four matrix products where the layers apart take three. As many blocks as fit in `KEPT_BYTES` are
-kept from the first pass for the second, so that where the logits are no burden three will do.
+kept up as the blocks come, then for the gradient, which needs the block's exponentials again. They
+wait where the weight's gradient will be: of n classes it takes n K numbers, and they M n. So where
+there are no more samples than features all of them find room, and three matrix products do, as in
+the layers apart. Else what finds none is kept elsewhere up to `KEPT_BYTES`, and made again beyond.
 
 The weight is read as it is stored, and what is made with it is scaled as its unit rows would have
 made it; a rule that stores the unit rows does so when all else is done.
@@ -35,7 +36,7 @@ from caffe_margin.maths.gradient import GradientRule, label_coefficients
 from caffe_margin.maths.softmax import LARGEST_LOSS
 
 KEPT_BYTES = 64 << 20
-"""Logits kept between the passes, at most; the rest are made twice."""
+"""Size of what is kept between the passes outside the weight's gradient, at most."""
 
 
 class MarginSoftmaxLoss(NamedTuple):
@@ -77,7 +78,8 @@ def margin_softmax_loss(
         ((4, 3), (10, 3))
 
     The numbers are those of `MarginInnerProduct` below `SoftmaxWithLoss`. Beside its arguments and
-    results it takes a few blocks of `fused.BLOCK_BYTES`, and up to `KEPT_BYTES` of logits.
+    results it takes a few blocks of `fused.BLOCK_BYTES`; with more samples than features, up to
+    `KEPT_BYTES` too.
 
     Args:
         x: features, (M, K), float32 or float64.
@@ -98,8 +100,9 @@ def margin_softmax_loss(
     if not np.isfinite(call.x.dtype.type(loss_weight)):
         raise ValueError(f"loss_weight is {loss_weight}; it must be finite")
     parts = _Parts.of(call)
-    softmax = _first_pass(parts)
-    bottom_diff, weight_diff = _second_pass(parts, softmax, loss_weight)
+    weight_diff = np.empty(weight.shape, weight.dtype)
+    softmax = _first_pass(parts, weight_diff)
+    bottom_diff = _second_pass(parts, softmax, loss_weight, weight_diff)
     losses = np.minimum(softmax.surprise, call.x.dtype.type(LARGEST_LOSS))
     if call.rule.no_projection:
         scale_rows(weight, parts.inverse_norm)
@@ -177,9 +180,14 @@ class _Parts:
         """Yield the rows of the weight, a block at a time."""
         return blocks(len(self.call.weight), self.call.x[:, :1].nbytes)
 
-    def logits(self, rows: slice) -> FloatArray:
-        """Return the scores of some classes, (M, n), -inf in the label's column."""
-        logits = np.matmul(self.call.x, self.call.weight[rows].T)
+    def scratch(self) -> FloatArray:
+        """Return memory for any block, (M, n)."""
+        first = next(self.blocks())
+        return np.empty((len(self.call.x), first.stop), self.call.x.dtype)
+
+    def logits(self, rows: slice, out: FloatArray) -> FloatArray:
+        """Write the scores of some classes, (M, n), -inf in the label's column."""
+        logits = np.matmul(self.call.x, self.call.weight[rows].T, out=out)
         logits *= self.inverse_norm[rows]
         # Without the margin the label's may be past what exp can take.
         logits[self.labels_in(rows)] = -np.inf
@@ -208,18 +216,40 @@ class _Softmax:
     kept: dict[int, tuple[FloatArray, FloatArray]]
 
 
-def _first_pass(parts: _Parts) -> _Softmax:
+def _places(parts: _Parts, weight_diff: FloatArray) -> dict[int, FloatArray]:
+    """Return memory for the exponentials of as many blocks as find room, (M, n), by first row.
+
+    The place of a block begins max(M, K) numbers a class into the gradient. When it is read, that
+    is written for the classes before the block, K numbers a class.
+    """
+    M, K = parts.call.x.shape
+    places, spare = {}, KEPT_BYTES
+    for rows in parts.blocks():
+        size = M * (rows.stop - rows.start)
+        place = weight_diff.reshape(-1)[max(M, K) * rows.start :][:size]
+        if len(place) < size:
+            spare -= size * weight_diff.itemsize
+            if spare < 0:
+                break
+            place = np.empty(size, weight_diff.dtype)
+        places[rows.start] = place.reshape(M, -1)
+    return places
+
+
+def _first_pass(parts: _Parts, weight_diff: FloatArray) -> _Softmax:
     """Sum the exponentials, in the manner of Milakov and Gimelshein's online softmax."""
     dtype = parts.call.x.dtype
     maximum, total = parts.own_logit, np.ones(len(parts.own_logit))
-    kept: dict[int, tuple[FloatArray, FloatArray]] = {}
+    places, kept = _places(parts, weight_diff), {}
+    scratch = parts.scratch()
     for rows in parts.blocks():
-        logits = parts.logits(rows)
+        n = rows.stop - rows.start
+        logits = parts.logits(rows, places.get(rows.start, scratch[:, :n]))
         before, maximum = maximum, np.maximum(maximum, logits.max(axis=1))
         logits -= maximum[:, None]
         exponential = np.exp(logits, out=logits)
         total = total * np.exp(before - maximum) + exponential.sum(axis=1)
-        if (len(kept) + 1) * exponential.nbytes <= KEPT_BYTES:
+        if rows.start in places:
             kept[rows.start] = exponential, maximum
     log_total = np.log(total)
     return _Softmax(
@@ -230,9 +260,9 @@ def _first_pass(parts: _Parts) -> _Softmax:
 
 
 def _second_pass(
-    parts: _Parts, softmax: _Softmax, loss_weight: float
-) -> tuple[FloatArray, FloatArray]:
-    """Multiply the probabilities less the labels by the matrices.
+    parts: _Parts, softmax: _Softmax, loss_weight: float, weight_diff: FloatArray
+) -> FloatArray:
+    """Multiply the probabilities less the labels by the matrices; return the features' gradient.
 
     The label's entry has one coefficient for the features and another for the weight.
     """
@@ -241,9 +271,10 @@ def _second_pass(
     scaled_x = scale * call.x
     own_diff = np.expm1(-softmax.surprise)
     bottom_diff = (own_diff * parts.x)[:, None] * call.x
-    weight_diff = np.empty_like(call.weight)
+    scratch = parts.scratch()
     for rows in parts.blocks():
-        diff = _probabilities(parts, softmax, rows)
+        diff = scratch[:, : rows.stop - rows.start]
+        _probabilities(parts, softmax, rows, diff)
         own = parts.labels_in(rows)
         diff[own] = (own_diff * parts.weight)[own[0]]
         gradient = np.matmul(diff.T, scaled_x, out=weight_diff[rows])
@@ -253,15 +284,15 @@ def _second_pass(
         diff *= parts.inverse_norm[rows]
         bottom_diff += np.matmul(diff, call.weight[rows])
     bottom_diff *= scale
-    return bottom_diff, weight_diff
+    return bottom_diff
 
 
-def _probabilities(parts: _Parts, softmax: _Softmax, rows: slice) -> FloatArray:
-    """Return the probabilities of some classes, (M, n), 0 in the label's column."""
+def _probabilities(parts: _Parts, softmax: _Softmax, rows: slice, out: FloatArray) -> None:
+    """Write the probabilities of some classes, (M, n), 0 in the label's column."""
     if rows.start in softmax.kept:
-        exponential, maximum = softmax.kept.pop(rows.start)
-        exponential *= np.exp(maximum - softmax.log_sum)[:, None]
-        return exponential
-    logits = parts.logits(rows)
-    logits -= softmax.log_sum[:, None]
-    return np.exp(logits, out=logits)
+        exponential, maximum = softmax.kept[rows.start]
+        np.multiply(exponential, np.exp(maximum - softmax.log_sum)[:, None], out=out)
+    else:
+        logits = parts.logits(rows, out)
+        logits -= softmax.log_sum[:, None]
+        np.exp(logits, out=out)

@@ -43,20 +43,20 @@ def assert_same(got, expected, tolerance):
     assert np.abs(got - expected).max() <= tolerance * np.abs(expected).max()
 
 
-@pytest.fixture(params=["kept", "made twice", "some of each"])
+@pytest.fixture(params=["kept", "made twice", "some of each", "where the gradient will be"])
 def blocks_of_few_classes(request, monkeypatch):
-    """Blocks of a few classes, so that small arrays go through several, kept or not."""
+    """Blocks of a few classes, so that small arrays go through several, kept or not; and a K."""
     monkeypatch.setattr(fused, "BLOCK_BYTES", 7 * 24 * 8)
-    kept = {"kept": 1 << 20, "made twice": 0, "some of each": 3 * 7 * 24 * 8}[request.param]
+    kept = {"kept": 1 << 20, "some of each": 3 * 7 * 24 * 8}.get(request.param, 0)
     monkeypatch.setattr(loss_module, "KEPT_BYTES", kept)
+    return 25 if request.param == "where the gradient will be" else 6
 
 
-@pytest.mark.usefixtures("blocks_of_few_classes")
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("m", [1, 2, 3, 4])
 @pytest.mark.parametrize("rule", ALL_RULES, ids=lambda rule: rule.name)
-def test_is_the_layers_apart(rule, m, dtype):
-    x, weight, label = make_batch(dtype=dtype)
+def test_is_the_layers_apart(rule, m, dtype, blocks_of_few_classes):
+    x, weight, label = make_batch(K=blocks_of_few_classes, dtype=dtype)
     expected = layers_apart(x, weight, label, m, 2.0, rule, loss_weight=3)
     got = margin_softmax_loss(x, label, weight, m=m, lambda_=2.0, gradient=rule, loss_weight=3)
     for a, b in zip((*got, weight), expected, strict=True):
