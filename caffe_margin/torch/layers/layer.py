@@ -70,6 +70,10 @@ class Layer(nn.Module):
         check_type(filler)
         self.fillers = {**self.fillers, name: filler}
 
+    def extra_repr(self) -> str:
+        """Return the blobs' shapes."""
+        return ", ".join(f"{name}={tuple(getattr(self, name).shape)}" for name in self.fillers)
+
     @property
     def blobs(self) -> list[Tensor]:
         """Caffe's ``blobs``, in Caffe's order."""

@@ -42,6 +42,10 @@ class MarginInNet(Layer, MarginLayer):
         self.axis = param.axis
         self.tops = len(layer.top)
 
+    def extra_repr(self) -> str:
+        """Return the arguments."""
+        return MarginLayer.extra_repr(self)
+
     def forward(self, bottom: Tensor, label: Tensor) -> Any:
         """Source: MarginInnerProductLayer, LargeMarginInnerProductLayer."""
         x = bottom.flatten(self.axis)
