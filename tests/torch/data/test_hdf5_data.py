@@ -52,6 +52,7 @@ def test_shuffle_follows_seed_and_iteration(tmp_path):
     again = hdf5_data(tmp_path, seed=1, shuffle=True)
     again.iteration = 17
     assert labels(again, 3) == drawn[51:]
+    again.close()
     assert labels(hdf5_data(tmp_path, seed=2, shuffle=True), 20) != drawn
 
 
