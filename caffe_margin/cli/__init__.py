@@ -14,10 +14,20 @@ import warnings
 from collections.abc import Sequence
 from importlib import metadata
 
-from caffe_margin.cli import compare, geometry, inspect, plugin, record, run, schedule, verify
+from caffe_margin.cli import (
+    compare,
+    export,
+    geometry,
+    inspect,
+    plugin,
+    record,
+    run,
+    schedule,
+    verify,
+)
 from caffe_margin.cli.common import complain, discard
 
-COMMANDS = (compare, inspect, schedule, verify, record, run, plugin, geometry)
+COMMANDS = (compare, inspect, schedule, verify, record, run, export, plugin, geometry)
 
 EXTRAS = {"torch", "cv2", "h5py", "lmdb"}
 """Modules whose absence is no bug: the message says what to install."""

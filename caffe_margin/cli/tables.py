@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -17,6 +18,9 @@ from caffe_margin.nets.shapes import LayerShapes, Shape
 from caffe_margin.recordings.check import Check, Verification
 from caffe_margin.solver.schedule import Step
 from caffe_margin.study.compare import Comparison, Difference
+
+if TYPE_CHECKING:
+    from caffe_margin.torch.agreement import Agreement
 
 PIPE_WIDTH = 1000
 """Columns where the output is no terminal: nothing is folded there."""
@@ -59,6 +63,29 @@ def show_shape(shape: Shape | None) -> str:
 def show_count(count: int | None) -> str:
     """Return a number with thousands separated, ``?`` where it is unknown."""
     return "?" if count is None else f"{count:,}"
+
+
+def agreement_table(checked: Sequence[Agreement]) -> Table:
+    """Return a row a blob: by how much each engine is off, over the blob's largest magnitude."""
+    table = Table(box=None, pad_edge=False)
+    for title in ("layer", "type", "blob"):
+        table.add_column(title, overflow="fold")
+    table.add_column("largest", justify="right")
+    engines = list(dict.fromkeys(engine for row in checked for engine in row.differences))
+    for engine in engines:
+        table.add_column(engine, justify="right")
+    table.add_column("")
+    is_first = True
+    for row in checked:
+        mark = "" if row.ok else "[red]OFF, the first[/red]" if is_first else "[red]OFF[/red]"
+        is_first = is_first and row.ok
+        differences = [
+            f"{row.differences[engine]:.1e}" if engine in row.differences else ""
+            for engine in engines
+        ]
+        names = (plain(name) for name in (row.layer, row.type, row.blob))
+        table.add_row(*names, f"{row.largest:.4g}", *differences, mark)
+    return table
 
 
 def compare_table(comparison: Comparison) -> Table:

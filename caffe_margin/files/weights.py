@@ -79,6 +79,17 @@ def read_blobs(path: StrPath) -> BlobsByPlace:
     return weights
 
 
+def take_blobs(net: pb.NetParameter) -> tuple[pb.NetParameter, BlobsByPlace]:
+    """Return a net without the blobs its layers hold, and the blobs; the net is changed."""
+    arrays: BlobsByPlace = {}
+    for layer in net.layer:
+        if layer.blobs:
+            with naming(f"layer {layer.name!r}"):
+                arrays[layer.name] = dict(enumerate(map(blob_to_array, layer.blobs)))
+            layer.ClearField("blobs")
+    return net, arrays
+
+
 def write_weights(weights: Mapping[str, Sequence[np.ndarray]], path: StrPath) -> None:
     """Write blobs to a file that Net::CopyTrainedLayersFrom reads, whole or not at all.
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 from google.protobuf.message import Message
 
 from caffe_margin import caffe_margin_pb2 as pb
+from caffe_margin.files.hdf5 import BlobsByPlace
 from caffe_margin.files.text_format import unknown_fields
 from caffe_margin.nets.margin import FIELDS, margin_param
 from caffe_margin.nets.select import filter_net
-from caffe_margin.nets.shapes import Shape, infer_shapes
+from caffe_margin.nets.shapes import LayerShapes, Shape, infer_shapes
 
 DATA_TYPES = {"Input", "DummyData", "Data", "ImageData", "HDF5Data", "MemoryData", "WindowData"}
 ENDS = {"Accuracy", "Silence", "HDF5Output"}
@@ -60,7 +63,8 @@ def deploy(
         shapes: of the data's tops, where the file does not say, or says otherwise.
         stages: of the net to deploy; its phase is TEST.
         keep_head: make of a layer with a margin an InnerProduct instead of leaving it out. The
-            rows of a MarginInnerProduct's weight are then to be of unit length: see `unit_rows`.
+            rows of a MarginInnerProduct's weight are then to be of unit length, as `deploy_weights`
+            makes them.
 
     Raises:
         ValueError: the shape of an input is not known, or nothing is left.
@@ -83,6 +87,72 @@ def deploy(
         notes += _cleaned(layer)
         deployed.layer.append(layer)
     return Deployed(deployed, notes + _without_groups(deployed))
+
+
+def deploy_weights(
+    deployed: pb.NetParameter, net: pb.NetParameter, blobs: BlobsByPlace
+) -> dict[str, list[np.ndarray]]:
+    """Return the blobs of a net to deploy, out of those of the net to train.
+
+    Rows of a MarginInnerProduct's weight are brought to unit length, which that layer does itself
+    and the InnerProduct in its place does not.
+
+    Args:
+        deployed: what `deploy` made.
+        net: what it was made of.
+        blobs: by layer and place; those of other layers are left out, and what a layer shares
+            with one before it may be missing.
+
+    Raises:
+        ValueError: a layer has no blobs, or not as many, or of other shapes; or a row that is to
+            have unit length is zero.
+    """
+    heads = {layer.name for layer in net.layer if layer.type == "MarginInnerProduct"}
+    shared: dict[str, np.ndarray] = {}
+    weights: dict[str, list[np.ndarray]] = {}
+    for layer in infer_shapes(deployed):
+        if layer.problem:
+            raise ValueError(f"layer {layer.name!r}: {layer.problem}")
+        if not layer.params:
+            continue
+        arrays = weights[layer.name] = list(_fitting(layer, blobs.get(layer.name, {}), shared))
+        if layer.name in heads:
+            arrays[0] = _unit_rows(layer.name, arrays[0])
+    return weights
+
+
+def _fitting(
+    layer: LayerShapes, blobs: Mapping[int, np.ndarray], shared: dict[str, np.ndarray]
+) -> Iterator[np.ndarray]:
+    """Yield a layer's blobs in its shapes; note, and take from there, what has a name."""
+    if max(blobs, default=0) >= len(layer.params):
+        raise ValueError(
+            f"layer {layer.name!r} has {len(blobs)} blobs in the weights and {len(layer.params)} "
+            "in the net"
+        )
+    for i, (shape, name) in enumerate(zip(layer.params, layer.param_names, strict=True)):
+        array = blobs.get(i, shared.get(name))
+        if array is None:
+            raise ValueError(f"there are no weights for layer {layer.name!r}, blob {i}")
+        # Files of old have four dimensions for everything.
+        dims = array.shape[-len(shape) :] if array.ndim == 4 and shape else array.shape
+        if dims != shape or array.size != math.prod(dims):
+            raise ValueError(
+                f"layer {layer.name!r}, blob {i}: {array.shape} in the weights and {shape} in the "
+                "net"
+            )
+        if name:
+            shared.setdefault(name, array)
+        yield array.reshape(shape)
+
+
+def _unit_rows(layer: str, weight: np.ndarray) -> np.ndarray:
+    norms = np.linalg.norm(weight.astype(np.float64), axis=1, keepdims=True)
+    if not norms.all():
+        row = int(np.flatnonzero(norms == 0)[0])
+        raise ValueError(f"layer {layer!r}: row {row} of the weight is zero, and has no direction")
+    unit: np.ndarray = (weight / norms).astype(weight.dtype)
+    return unit
 
 
 def _copy(layer: pb.LayerParameter) -> pb.LayerParameter:

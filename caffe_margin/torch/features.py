@@ -10,11 +10,12 @@ import torch
 from numpy.typing import NDArray
 
 from caffe_margin import caffe_margin_pb2 as pb
+from caffe_margin.files.weights import take_blobs
 from caffe_margin.nets import plugin_text
 from caffe_margin.nets.select import filter_net, needed_for
 from caffe_margin.torch.layers.table import FED
 from caffe_margin.torch.net import Net
-from caffe_margin.torch.weights import load_into, read_all, take_blobs
+from caffe_margin.torch.weights import load_into, read_all
 
 if TYPE_CHECKING:
     from caffe_margin.torch.weights import Weights

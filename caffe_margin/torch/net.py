@@ -18,6 +18,7 @@ from caffe_margin.files.hdf5 import BlobsByPlace
 from caffe_margin.files.load import StrPath, naming
 from caffe_margin.files.names import near
 from caffe_margin.files.prototxt import read_net
+from caffe_margin.files.weights import take_blobs
 from caffe_margin.nets import plugin_text
 from caffe_margin.nets.select import filter_net
 from caffe_margin.nets.shapes import LayerShapes, unknown_inputs
@@ -33,7 +34,6 @@ from caffe_margin.torch.weights import (
     load_into,
     read_all,
     save_from,
-    take_blobs,
 )
 
 AUTOMATIC = "(automatic)"

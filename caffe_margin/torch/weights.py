@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from caffe_margin import caffe_margin_pb2 as pb
-from caffe_margin.files.blobs import array_to_blob, blob_to_array
+from caffe_margin.files.blobs import array_to_blob
 from caffe_margin.files.hdf5 import BlobsByPlace, write_hdf5
-from caffe_margin.files.load import StrPath, naming
+from caffe_margin.files.load import StrPath
 from caffe_margin.files.prototxt import write_net
 from caffe_margin.files.weights import is_hdf5_name, read_blobs
 from caffe_margin.nets.shapes import LayerShapes, infer_shapes
@@ -42,17 +42,6 @@ def read_all(weights: Weights) -> BlobsByPlace:
     for path in paths:
         arrays |= read_blobs(path)
     return arrays
-
-
-def take_blobs(net: pb.NetParameter) -> tuple[pb.NetParameter, BlobsByPlace]:
-    """Return a net without the blobs its layers hold, and the blobs; the net is changed."""
-    arrays: BlobsByPlace = {}
-    for layer in net.layer:
-        if layer.blobs:
-            with naming(f"layer {layer.name!r}"):
-                arrays[layer.name] = dict(enumerate(map(blob_to_array, layer.blobs)))
-            layer.ClearField("blobs")
-    return net, arrays
 
 
 def infer_with_blobs(

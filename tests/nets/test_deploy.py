@@ -1,12 +1,13 @@
 """The net to deploy: what goes, what stays, and what others make of it."""
 
 import cv2
+import numpy as np
 import pytest
 
 import caffe_margin as cm
 from caffe_margin import caffe_margin_pb2 as pb
 from caffe_margin.files.prototxt import UnknownFieldWarning, parse_text
-from caffe_margin.nets.deploy import deploy
+from caffe_margin.nets.deploy import deploy, deploy_weights
 from helpers.places import MODELS
 
 DATA = {"data": (1, 3, 112, 96)}
@@ -100,3 +101,78 @@ def test_the_net_is_left_alone():
     deploy(before, {"data": (1, 3, 8, 8)})
     assert before == net()
     assert len(before.layer) == 9
+
+
+HEAD = """
+layer { name: "data" type: "Input" top: "data" top: "label"
+  input_param { shape { dim: 1 dim: 3 } shape { dim: 1 } } }
+layer { name: "fc5" type: "InnerProduct" bottom: "data" top: "fc5"
+  param { name: "w" } inner_product_param { num_output: 3 bias_term: false } }
+layer { name: "again" type: "InnerProduct" bottom: "fc5" top: "again"
+  param { name: "w" } inner_product_param { num_output: 3 bias_term: false } }
+layer { name: "fc6" type: "MarginInnerProduct" bottom: "again" bottom: "label" top: "fc6"
+  margin_inner_product_param { num_output: 4 type: QUADRUPLE } }
+layer { name: "loss" type: "SoftmaxWithLoss" bottom: "fc6" bottom: "label" }
+"""
+
+
+def weights(**blobs):
+    rng = np.random.default_rng(0)
+    normal = {"fc5": (3, 3), "again": (3, 3), "fc6": (4, 3), "other": (7,)} | blobs
+    return {
+        name: {0: rng.standard_normal(shape, np.float32)}
+        for name, shape in normal.items()
+        if shape is not None
+    }
+
+
+def deployed_head():
+    net = parse_text(HEAD, pb.NetParameter())
+    return deploy(net, keep_head=True).net, net
+
+
+def test_the_rows_of_a_head_are_brought_to_unit_length():
+    deployed, net = deployed_head()
+    blobs = weights()
+    found = deploy_weights(deployed, net, blobs)
+    assert list(found) == ["fc5", "again", "fc6"]
+    np.testing.assert_array_equal(found["fc5"][0], blobs["fc5"][0])
+    fc6 = blobs["fc6"][0].astype(float)
+    expected = fc6 / np.sqrt((fc6**2).sum(axis=1, keepdims=True))
+    assert found["fc6"][0].dtype == np.float32
+    np.testing.assert_allclose(found["fc6"][0], expected, rtol=1e-6)
+
+
+def test_shared_weights_and_those_of_four_dimensions():
+    deployed, net = deployed_head()
+    blobs = weights(again=None, fc6=(1, 1, 4, 3))
+    found = deploy_weights(deployed, net, blobs)
+    np.testing.assert_array_equal(found["again"][0], blobs["fc5"][0])
+    assert found["fc6"][0].shape == (4, 3)
+
+
+@pytest.mark.parametrize(
+    ("blobs", "match"),
+    [
+        ({"fc6": None}, "no weights for layer 'fc6', blob 0"),
+        ({"fc6": (5, 3)}, r"'fc6', blob 0: \(5, 3\) in the weights and \(4, 3\) in the net"),
+        ({"fc5": (3, 1, 1, 3)}, r"\(3, 1, 1, 3\) in the weights"),
+    ],
+)
+def test_weights_that_do_not_fit(blobs, match):
+    with pytest.raises(ValueError, match=match):
+        deploy_weights(*deployed_head(), weights(**blobs))
+
+
+def test_more_blobs_than_the_net_has():
+    blobs = weights()
+    blobs["fc5"][1] = np.zeros(3, np.float32)
+    with pytest.raises(ValueError, match="'fc5' has 2 blobs in the weights and 1 in the net"):
+        deploy_weights(*deployed_head(), blobs)
+
+
+def test_a_row_without_direction():
+    blobs = weights()
+    blobs["fc6"][0][2] = 0
+    with pytest.raises(ValueError, match="layer 'fc6': row 2 of the weight is zero"):
+        deploy_weights(*deployed_head(), blobs)

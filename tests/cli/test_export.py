@@ -1,0 +1,193 @@
+"""caffe-margin export: what is written, what is held against what, and what is left behind."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+
+import caffe_margin as cm
+import caffe_margin.torch as cmt
+from caffe_margin.cli import main
+from caffe_margin.files.npz import write_arrays
+from caffe_margin.nets.deploy import deploy
+from caffe_margin.torch import onnx as exporter
+from caffe_margin.torch.agreement import run_onnx
+from helpers.places import MODELS
+
+TRAIN = """
+name: "small"
+layer { name: "data" type: "ImageData" top: "data" top: "label"
+        image_data_param { source: "list" batch_size: 2 } }
+layer { name: "conv" type: "Convolution" bottom: "data" top: "conv"
+        convolution_param { num_output: 3 kernel_size: 3 weight_filler { type: "xavier" } } }
+layer { name: "relu" type: "ReLU" bottom: "conv" top: "conv" }
+layer { name: "fc5" type: "InnerProduct" bottom: "conv" top: "fc5"
+        inner_product_param { num_output: 4 weight_filler { type: "xavier" } } }
+layer { name: "fc6" type: "MarginInnerProduct" bottom: "fc5" bottom: "label" top: "fc6" top: "l"
+        margin_inner_product_param { num_output: 5 type: QUADRUPLE
+                                     weight_filler { type: "xavier" } } }
+layer { name: "loss" type: "SoftmaxWithLoss" bottom: "fc6" bottom: "label" top: "loss" }
+"""
+SHAPE = ["--shape", "data=1,3,6,8"]
+BLOBS = ["conv@conv", "conv", "fc5"]
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """A net to train and its weights; in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.prototxt").write_text(TRAIN)
+    shapes = {"data": (2, 3, 6, 8), "label": (2,)}
+    cmt.Net("train.prototxt", phase="TRAIN", shapes=shapes, seed=1).save_weights("w.caffemodel")
+    return tmp_path
+
+
+def export(*arguments):
+    return main(["export", "train.prototxt", *SHAPE, *arguments])
+
+
+def test_a_prototxt_and_its_weights(files, capsys):
+    assert export("--weights", "w.caffemodel", "-o", "d.prototxt") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["net       small: 4 layers", "weights   w.caffemodel"]
+    assert lines[-2:] == ["written   d.prototxt", "written   d.caffemodel"]
+    assert [line.split()[2] for line in lines[5:8]] == BLOBS
+    train = cm.read_net("train.prototxt")
+    assert cm.read_net("d.prototxt") == deploy(train, {"data": (1, 3, 6, 8)}).net
+    theirs, ours = cm.read_weights("w.caffemodel"), cm.read_weights("d.caffemodel")
+    assert list(ours) == ["conv", "fc5"]
+    for name, blobs in ours.items():
+        for a, b in zip(blobs, theirs[name], strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_a_head_that_is_kept(files, capsys):
+    arguments = ["--weights", "w.caffemodel", "-o", "d.prototxt", "--keep-head", "--json"]
+    assert export(*arguments) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["written"] == ["d.prototxt", "d.caffemodel"]
+    assert [(row["blob"], row["ok"]) for row in answer["check"]] == [
+        (blob, True) for blob in [*BLOBS, "fc6"]
+    ]
+    head = cm.read_net("d.prototxt").layer[-1]
+    assert (head.name, head.type) == ("fc6", "InnerProduct")
+    rows = np.linalg.norm(cm.read_weights("d.caffemodel")["fc6"][0], axis=1)
+    np.testing.assert_allclose(rows, 1, rtol=1e-6)
+
+
+def test_without_weights_a_prototxt_alone(files, capsys):
+    assert export("-o", "d.prototxt") == 0
+    assert "weights   none" in capsys.readouterr().out
+    assert sorted(os.listdir()) == ["d.prototxt", "train.prototxt", "w.caffemodel"]
+
+
+def test_onnx(files, capsys):
+    mean = ["--mean", "100,110,120", "--scale", "0.5"]
+    assert export("--weights", "w.caffemodel", "-o", "d.onnx", *mean, "--json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert [row["blob"] for row in answer["check"]] == BLOBS
+    assert all(row["ok"] and row["differences"]["onnxruntime"] < 1e-5 for row in answer["check"])
+    model = onnx.load("d.onnx")
+    metadata = {prop.key: prop.value for prop in model.metadata_props}
+    assert metadata["caffe_margin.net"] == "train.prototxt"
+    assert metadata["caffe_margin.weights"] == "w.caffemodel"
+    assert metadata["caffe_margin.mean"] == "100,110,120"
+    assert len(metadata["caffe_margin.weights_sha256"]) == 64
+    image = np.random.default_rng(0).integers(0, 256, (5, 6, 8, 3), np.uint8)
+    data = (image - np.array([100.0, 110, 120])).transpose(0, 3, 1, 2) * 0.5
+    weights = cm.read_weights("w.caffemodel")
+    x = np.lib.stride_tricks.sliding_window_view(data, (3, 3), (2, 3))
+    conv = np.einsum("nchwij,ocij->nohw", x, weights["conv"][0])
+    fc5 = np.maximum(conv, 0).reshape(5, -1) @ weights["fc5"][0].T
+    computed = run_onnx("d.onnx", {"image": image})
+    assert list(computed) == ["fc5"]
+    np.testing.assert_allclose(computed["fc5"], fc5, rtol=0, atol=1e-5 * np.abs(fc5).max())
+
+
+def perturbed(monkeypatch, name="conv.weight"):
+    """Let the exporter get one weight wrong."""
+    real = exporter.export_onnx
+
+    def wrong(net, weights, path, **options):
+        real(net, weights, path, **options)
+        model = onnx.load(path)
+        (weight,) = (w for w in model.graph.initializer if w.name == name)
+        values = onnx.numpy_helper.to_array(weight).copy()
+        values.flat[0] += 1
+        weight.CopyFrom(onnx.numpy_helper.from_array(values, name))
+        onnx.save(model, path)
+
+    monkeypatch.setattr(exporter, "export_onnx", wrong)
+
+
+def test_an_export_that_is_off_is_not_left_behind(files, capsys, monkeypatch):
+    (files / "d.onnx").write_bytes(b"before")
+    perturbed(monkeypatch)
+    assert export("--weights", "w.caffemodel", "-o", "d.onnx") == 1
+    captured = capsys.readouterr()
+    marked = [line for line in captured.out.splitlines() if "OFF" in line]
+    assert [line.split()[0] for line in marked] == ["conv", "relu", "fc5"]
+    assert [line.strip().endswith("OFF, the first") for line in marked] == [True, False, False]
+    assert captured.err.splitlines() == [
+        "caffe-margin: layer 'conv' is the first that is off, in blob 'conv@conv'; d.onnx is not "
+        "written"
+    ]
+    assert (files / "d.onnx").read_bytes() == b"before"
+    assert sorted(os.listdir()) == ["d.onnx", "train.prototxt", "w.caffemodel"]
+
+
+def test_a_batch_inputs_of_its_own_and_no_weights(files, capsys):
+    write_arrays("x.npz", {"data": np.ones((2, 3, 6, 8), np.float32)})
+    assert export("-o", "d.onnx", "--batch", "2", "--inputs", "x.npz") == 0
+    assert "weights   drawn by the fillers" in capsys.readouterr().out
+    (batch, *_) = onnx.load("d.onnx").graph.input[0].type.tensor_type.shape.dim
+    assert batch.dim_value == 2
+
+
+FORKED = TRAIN.replace("kernel_size: 3", "kernel_size: 3 binarize: true")
+
+
+def test_what_a_fork_knows_goes_with_a_warning(files, capsys):
+    (files / "train.prototxt").write_text(FORKED)
+    assert export("-o", "d.prototxt", "--no-check") == 0
+    assert "layer 'conv': without 'binarize' of ConvolutionParameter" in capsys.readouterr().err
+    assert "binarize" not in (files / "d.prototxt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-o", "d.pb"], "d.pb ends in neither .prototxt nor .onnx"),
+        (["-o", "d.prototxt", "--batch", "2"], "--batch, --mean and --scale are for an .onnx"),
+        (["-o", "d.onnx", "--mean", "1,2"], "a mean of (2,) and images of (3, 6, 8)"),
+        (["-o", "d.onnx", "--mean", "no.binaryproto"], "'no.binaryproto': No such file"),
+        (["-o", "d.prototxt", "--weights", "x.npz"], "'x.npz': No such file"),
+        (["-o", "none/d.prototxt"], "there is no folder"),
+        (["-o", "d.prototxt", "--inputs", "w.caffemodel"], "w.caffemodel"),
+    ],
+)
+def test_mistakes(files, capsys, arguments, message):
+    try:
+        status = export(*arguments)
+    except SystemExit as ended:
+        status = ended.code
+    assert status == 2
+    assert message in capsys.readouterr().err
+    assert sorted(os.listdir()) == ["train.prototxt", "w.caffemodel"]
+
+
+def test_a_prototxt_needs_no_torch(tmp_path):
+    code = (
+        "import sys\nsys.modules['torch'] = None\nfrom caffe_margin.cli import main\n"
+        f"sys.exit(main(['export', {str(MODELS / 'sphereface4_model.prototxt')!r}, '--no-check', "
+        "'--shape', 'data=1,3,112,96', '-o', 'd.prototxt']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert cm.read_net(tmp_path / "d.prototxt") == cm.read_net(
+        MODELS / "sphereface4_deploy.prototxt"
+    )
