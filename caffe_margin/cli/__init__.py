@@ -19,6 +19,7 @@ from caffe_margin.cli import (
     export,
     geometry,
     inspect,
+    pairs,
     plugin,
     record,
     run,
@@ -27,7 +28,7 @@ from caffe_margin.cli import (
 )
 from caffe_margin.cli.common import complain, discard
 
-COMMANDS = (compare, inspect, schedule, verify, record, run, export, plugin, geometry)
+COMMANDS = (compare, inspect, schedule, verify, record, run, export, pairs, plugin, geometry)
 
 EXTRAS = {"torch", "cv2", "h5py", "lmdb"}
 """Modules whose absence is no bug: the message says what to install."""

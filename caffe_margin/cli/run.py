@@ -88,7 +88,7 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
         default=[],
         help="a blob to write; may be given again (default: the net's outputs)",
     )
-    _add_preprocessing(command)
+    add_preprocessing(command)
     add_state(command, phase="TEST")
     command.add_argument(
         "--batch",
@@ -104,7 +104,8 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
     add_json(command)
 
 
-def _add_preprocessing(command: argparse.ArgumentParser) -> None:
+def add_preprocessing(command: argparse.ArgumentParser) -> None:
+    """Add what happens to images on their way into a net."""
     images = command.add_argument_group("images")
     images.add_argument(
         "--like",
@@ -167,7 +168,7 @@ def run(options: argparse.Namespace) -> int:
     if options.inputs:
         arrays = _run_inputs(options, features)
     else:
-        arrays = _run_images(options, features, errors)
+        arrays = run_images(options, features, errors)
     for path, reason in errors.items():
         complain(f"{path}: {reason}")
     if arrays:
@@ -205,7 +206,7 @@ def _run_inputs(options: argparse.Namespace, features: Features) -> dict[str, ND
     return {name: np.concatenate([blobs[name] for blobs in found]) for name in features.blobs}
 
 
-def _run_images(
+def run_images(
     options: argparse.Namespace, features: Features, errors: dict[str, str]
 ) -> dict[str, NDArray]:
     """Return the blobs for images, and their names; note what is wrong with the others."""

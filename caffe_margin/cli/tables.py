@@ -20,6 +20,7 @@ from caffe_margin.solver.schedule import Step
 from caffe_margin.study.compare import Comparison, Difference
 
 if TYPE_CHECKING:
+    from caffe_margin.study.pairs import Curve, Evaluation
     from caffe_margin.torch.agreement import Agreement
 
 PIPE_WIDTH = 1000
@@ -85,6 +86,47 @@ def agreement_table(checked: Sequence[Agreement]) -> Table:
         ]
         names = (plain(name) for name in (row.layer, row.type, row.blob))
         table.add_row(*names, f"{row.largest:.4g}", *differences, mark)
+    return table
+
+
+def pairs_table(evaluations: Sequence[Evaluation], curves: Mapping[str, Curve]) -> Table:
+    """Return a row a protocol: accuracy, and what its scores give without folds."""
+    from caffe_margin.study.pairs import FARS
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("protocol")
+    titles = [f"{'TAR at FAR' if far == FARS[0] else ''}\n{far:g}" for far in FARS]
+    for title in ("accuracy", "spread", "AUC", "EER", *titles):
+        table.add_column(title, justify="right")
+    for made in evaluations:
+        curve = curves[made.protocol]
+        shares = (made.mean_accuracy, made.std_accuracy)
+        table.add_row(
+            made.protocol,
+            *(f"{100 * share:.3f} %" for share in shares),
+            f"{curve.auc:.6f}",
+            f"{100 * curve.eer:.3f} %",
+            *(f"{100 * curve.tar_at(far):.3f} %" for far in FARS),
+        )
+    return table
+
+
+def folds_table(evaluations: Sequence[Evaluation]) -> Table:
+    """Return a row a fold: each protocol's threshold, and the accuracy at it."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("fold", justify="right")
+    for made in evaluations:
+        table.add_column(made.protocol, justify="right")
+        table.add_column("", justify="right")
+    for i in range(max(len(made.threshold) for made in evaluations)):
+        cells = []
+        for made in evaluations:
+            there = i < len(made.threshold)
+            cells += [
+                f"{made.threshold[i]:.4f}" if there else "",
+                f"{100 * made.accuracy[i]:.3f} %" if there else "",
+            ]
+        table.add_row(str(i + 1), *cells)
     return table
 
 

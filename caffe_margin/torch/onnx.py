@@ -69,10 +69,10 @@ def export_onnx(
     """Write a net to deploy as an ONNX model.
 
         >>> from caffe_margin.files.prototxt import read_net
-        >>> net = read_net("models/sphereface4_deploy.prototxt")
+        >>> net = read_net("models/glyphs_deploy.prototxt")
         >>> weights = {name: [blob.detach().numpy() for blob in blobs]
         ...            for name, blobs in Net(net).params.items()}
-        >>> export_onnx(net, weights, "sphereface4.onnx")
+        >>> export_onnx(net, weights, "glyphs.onnx")
 
     Every value that a blob takes is there under its name, or, in place, that of `name_apart`.
 
