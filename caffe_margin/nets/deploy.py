@@ -14,9 +14,8 @@ from caffe_margin.files.hdf5 import BlobsByPlace
 from caffe_margin.files.text_format import unknown_fields
 from caffe_margin.nets.margin import FIELDS, margin_param
 from caffe_margin.nets.select import filter_net
-from caffe_margin.nets.shapes import LayerShapes, Shape, infer_shapes
+from caffe_margin.nets.shapes import DATA_TYPES, LayerShapes, Shape, infer_shapes
 
-DATA_TYPES = {"Input", "DummyData", "Data", "ImageData", "HDF5Data", "MemoryData", "WindowData"}
 ENDS = {"Accuracy", "Silence", "HDF5Output"}
 FEATURES = {
     "Silence": 0, "ContrastiveLoss": 2, "EuclideanLoss": 2, "SigmoidCrossEntropyLoss": 2,

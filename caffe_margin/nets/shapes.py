@@ -16,9 +16,20 @@ from caffe_margin.nets.forks import FORKS
 from caffe_margin.nets.rules.algebra import Shape, agree, alike, count, show, total
 from caffe_margin.nets.shape_rules import LAYER_TYPES, check_counts
 
-__all__ = ["LayerShapes", "Shape", "count_params", "infer_shapes", "shapes_of", "unknown_inputs"]
+__all__ = [
+    "DATA_TYPES",
+    "LayerShapes",
+    "Shape",
+    "count_params",
+    "infer_shapes",
+    "shapes_of",
+    "unknown_inputs",
+]
 
-_DATA_TYPES = {"Input", "DummyData", "Data", "ImageData", "HDF5Data", "MemoryData", "WindowData"}
+DATA_TYPES = frozenset(
+    {"Input", "DummyData", "Data", "ImageData", "HDF5Data", "MemoryData", "WindowData"}
+)
+"""Types of layers that data comes from."""
 _MAX_AXES = 32
 _MAX_SEARCHES = 10
 _MAX_COUNT = 2**31 - 1
@@ -182,7 +193,7 @@ class _Walk:
             below = {name: _least_known(layer, shape) for name, shape in bottoms.items()}
             unknown = [name for name, shape in below.items() if shape is None]
             if given and given.keys() == set(layer.top):
-                params = [] if layer.type in _DATA_TYPES else None
+                params = [] if layer.type in DATA_TYPES else None
             elif unknown and layer.type in LAYER_TYPES:
                 stopped_at = self.stopped_at[unknown[0]]
                 raise ValueError(f"needs the shape of '{unknown[0]}' (stopped at '{stopped_at}')")
@@ -253,7 +264,7 @@ class _Walk:
 def _takes_inputs(layer: pb.LayerParameter) -> bool:
     """Whether the shapes of a layer's tops may be given: it is of data, or has no rule we know."""
     no_rule = layer.type not in LAYER_TYPES or _foreign_field(layer) is not None
-    return no_rule or layer.type in _DATA_TYPES
+    return no_rule or layer.type in DATA_TYPES
 
 
 def _foreign_field(layer: pb.LayerParameter) -> str | None:

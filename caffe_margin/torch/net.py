@@ -21,11 +21,11 @@ from caffe_margin.files.prototxt import read_net
 from caffe_margin.files.weights import take_blobs
 from caffe_margin.nets import plugin_text
 from caffe_margin.nets.select import filter_net
-from caffe_margin.nets.shapes import LayerShapes, unknown_inputs
+from caffe_margin.nets.shapes import DATA_TYPES, LayerShapes, unknown_inputs
 from caffe_margin.nets.splits import insert_splits
 from caffe_margin.torch.data.sources import make_sources
 from caffe_margin.torch.layers.layer import Layer
-from caffe_margin.torch.layers.table import DATA_TYPES, FED, LOSS_TYPES, make_layer, refuse_unknown
+from caffe_margin.torch.layers.table import FED, LOSS_TYPES, make_layer, refuse_unknown
 from caffe_margin.torch.sharing import share_params
 from caffe_margin.torch.weights import (
     Loaded,

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from caffe_margin import caffe_margin_pb2 as pb
 from caffe_margin.files.names import near
-from caffe_margin.nets.shapes import LayerShapes
+from caffe_margin.nets.shapes import DATA_TYPES, LayerShapes
 from caffe_margin.torch.layers import (
     arrangement,
     broadcast,
@@ -42,13 +42,8 @@ from caffe_margin.torch.layers.spp import SPP
 
 Maker: TypeAlias = Callable[[pb.LayerParameter, LayerShapes], Layer]
 
-FED: frozenset[str] = frozenset(
-    {"Input", "Data", "ImageData", "HDF5Data", "MemoryData", "WindowData"}
-)
-"""Types that have no module: their tops are handed to the net."""
-
-DATA_TYPES = FED | {"DummyData"}
-"""Types whose tops may be handed to the net."""
+FED = DATA_TYPES - {"DummyData"}
+"""Types that have no module: their tops are handed to the net, or come from a source."""
 
 LAYERS: dict[str, Maker] = {
     "Convolution": Convolution,
