@@ -17,7 +17,7 @@ from caffe_margin.files.weights import read_weights
 from caffe_margin.nets.in_place import name_apart
 from caffe_margin.nets.margin import FIELDS
 from caffe_margin.nets.select import needed_for
-from caffe_margin.torch.layers.table import DATA_TYPES
+from caffe_margin.nets.shapes import DATA_TYPES
 from caffe_margin.torch.net import Net
 from caffe_margin.torch.onnx import Bytes, image_name, input_shapes, needed
 
