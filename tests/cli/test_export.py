@@ -12,11 +12,12 @@ import pytest
 import caffe_margin as cm
 import caffe_margin.torch as cmt
 from caffe_margin.cli import main
+from caffe_margin.files.blobs import array_to_blob
 from caffe_margin.files.npz import write_arrays
 from caffe_margin.nets.deploy import deploy
 from caffe_margin.torch import onnx as exporter
 from caffe_margin.torch.agreement import run_onnx
-from helpers.places import MODELS
+from helpers.places import DATA, MODELS
 
 TRAIN = """
 name: "small"
@@ -191,3 +192,38 @@ def test_a_prototxt_needs_no_torch(tmp_path):
     assert cm.read_net(tmp_path / "d.prototxt") == cm.read_net(
         MODELS / "sphereface4_deploy.prototxt"
     )
+
+
+def test_stages_and_a_net_that_holds_its_weights(files, capsys):
+    """A .caffemodel in the place of NET, by its stage."""
+    net = cm.read_net(DATA / "cases" / "stage_net.prototxt")
+    net.layer[-1].blobs.add(data=[1, 2, 3, 4, 5, 6]).shape.dim[:] = [2, 3]
+    net.layer[-1].blobs.add(data=[7, 8]).shape.dim[:] = [2]
+    cm.write_net(net, "stages.caffemodel")
+    arguments = ["export", "stages.caffemodel", "-o", "d.prototxt", "--json"]
+    assert main([*arguments, "--stage", "deploy"]) == 0
+    assert json.loads(capsys.readouterr().out)["written"] == ["d.prototxt", "d.caffemodel"]
+    deployed = cm.read_net("d.prototxt")
+    assert [layer.name for layer in deployed.layer] == ["input", "ip"]
+    assert list(deployed.layer[0].input_param.shape[0].dim) == [1, 3]
+    weight, bias = cm.read_weights("d.caffemodel")["ip"]
+    assert (weight.tolist(), bias.tolist()) == ([[1, 2, 3], [4, 5, 6]], [7, 8])
+
+
+def test_a_mean_image(files, capsys):
+    mean = np.arange(144.0).reshape(1, 3, 6, 8)
+    (files / "m.binaryproto").write_bytes(array_to_blob(mean).SerializeToString())
+    assert export("-o", "d.onnx", "--mean", "m.binaryproto", "--batch", "1") == 0
+    image = np.full((1, 6, 8, 3), 100, np.uint8)
+    computed = run_onnx("d.onnx", {"image": image}, ["data"])["data"]
+    np.testing.assert_array_equal(computed, 100 - mean)
+
+
+def test_where_onnxruntime_is_missing(files, capsys, monkeypatch):
+    """No check is made, unless it is asked for."""
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert export("-o", "d.onnx") == 0
+    assert "check" not in capsys.readouterr().out
+    assert export("-o", "e.onnx", "--check") == 2
+    assert "this needs onnxruntime, which is not installed: pip" in capsys.readouterr().err
+    assert not (files / "e.onnx").exists()
