@@ -179,13 +179,20 @@ def _as_in_product(x: Tensor, label: Tensor, weight: Tensor) -> tuple[Tensor, Te
     Raises:
         ValueError: as `check_shapes`.
     """
-    device = x.device.type
-    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    if autocast and x.dtype != torch.float64:
-        dtype = torch.get_autocast_dtype(device)
+    dtype = autocast_dtype(x)
+    if dtype is not None:
         x, weight = x.to(dtype), weight.to(dtype)
     check_shapes(x, label, weight)
     return x, weight
+
+
+def autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """Return the dtype to which autocast takes a matrix product of x; None where it does not."""
+    device = x.device.type
+    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    if autocast and x.dtype != torch.float64:
+        return torch.get_autocast_dtype(device)
+    return None
 
 
 def _norms(weight: Tensor) -> Tensor:
