@@ -22,9 +22,18 @@ from caffe_margin.torch import functional, optim
 from caffe_margin.torch.large_margin_inner_product import LargeMarginInnerProduct
 from caffe_margin.torch.margin_inner_product import MarginInnerProduct
 from caffe_margin.torch.net import Net
+from caffe_margin.torch.sharded import ShardedMarginInnerProduct
 from caffe_margin.torch.solver import Solver
 
-__all__ = ["LargeMarginInnerProduct", "MarginInnerProduct", "Net", "Solver", "functional", "optim"]
+__all__ = [
+    "LargeMarginInnerProduct",
+    "MarginInnerProduct",
+    "Net",
+    "ShardedMarginInnerProduct",
+    "Solver",
+    "functional",
+    "optim",
+]
 
 
 def __dir__() -> list[str]:

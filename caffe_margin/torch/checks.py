@@ -59,10 +59,11 @@ def check_label(label: Tensor, num_classes: int) -> None:
         )
 
 
-def check_rows(norm: Tensor, what: str) -> None:
+def check_rows(norm: Tensor, what: str, first: int = 0) -> None:
     """Raise ValueError that names the first row without a direction, by the rows' lengths.
 
-    The square of a length must be a normal number, or the length cannot be had from it.
+    The square of a length must be a normal number, or the length cannot be had from it. ``first``
+    is the number of the first row.
     """
     good = (norm >= math.sqrt(torch.finfo(norm.dtype).tiny)) & (norm < math.inf)
     if not good.all():
@@ -71,7 +72,7 @@ def check_rows(norm: Tensor, what: str) -> None:
             reason = "is zero, or so short that its square is no normal number"
         else:
             reason = "has a value that is not finite, or a square that overflows"
-        raise ValueError(f"row {row} of {what} {reason}; it has no direction")
+        raise ValueError(f"row {first + row} of {what} {reason}; it has no direction")
 
 
 def check_lambda(lambda_: Tensor) -> None:
