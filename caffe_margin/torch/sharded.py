@@ -59,7 +59,7 @@ gradient='paper', rows=0:10572)
     each, and ``loss.backward()`` leaves each the gradient of that mean with respect to its own
     samples and its own rows: the numbers of `caffe_margin.torch.functional.margin_softmax_loss`
     from one process with all samples. Every process calls Forward, and Backward if any does, and
-    does the same with the loss. A gradient can be had once.
+    does the same with the loss. The gradient has no gradient of its own.
 
     **A body in DistributedDataParallel.** DDP divides the sum of the body's gradients by the number
     of processes W, as if each had a mean of its own; but the gradients here are parts of the
@@ -71,7 +71,8 @@ gradient='paper', rows=0:10572)
     ``iteration`` and the stored weight are as in `MarginInnerProduct`. Values are looked at on
     every device, for the processes wait for each other anyway: a label or a row that is out of
     place on one raises on all, and nothing has changed on any. Where a process ends for another
-    reason, the others' next exchange raises RuntimeError.
+    reason, the others' next exchange raises RuntimeError at once over gloo, and over NCCL after the
+    group's timeout, if ``torchrun`` has not ended them by then.
 
     Args:
         in_features: K, how many features a sample has.
@@ -282,6 +283,11 @@ gradient='paper', rows=0:10572)
         dtype = autocast_dtype(x)
         x = x if dtype is None else x.to(dtype)
         weight = self.weight.detach()
+        if not x.device == label.device == weight.device:
+            raise ValueError(
+                f"x is on {x.device} and label on {label.device}; they must be on "
+                f"{weight.device}, as the weight"
+            )
         check_shapes(x, label, weight.to("meta", dtype))
         check_label(label, self.out_features)
         if self.m > 1:

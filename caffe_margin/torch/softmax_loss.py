@@ -127,7 +127,7 @@ class Classes:
     block: int
 
     def __iter__(self) -> Iterator[Block]:
-        """Yield the classes, a block at a time."""
+        """Yield the classes, a block at a time; to be let go of before the next is asked for."""
         score = self.score[:, None]
         for start in range(0, len(self.weight), self.block):
             rows = slice(start, start + self.block)
@@ -144,6 +144,7 @@ class Classes:
             out = torch.zeros_like(score).masked_fill(inside[:, None], -math.inf)
             relative.scatter_add_(1, row[:, None], out)
             yield Block(rows, w, relative, inside, row)
+            del w, relative  # before the next are made
 
     def sums(self) -> tuple[Tensor, Tensor]:
         """Return max(r, 0) and sum(exp(r - max)) of each sample's relative scores r, both (M,).
@@ -155,6 +156,7 @@ class Classes:
             before, maximum = maximum, maximum.maximum(part.relative.amax(dim=1))
             exponentials = part.relative.sub_(maximum[:, None]).exp_()
             others = others * (before - maximum).exp() + exponentials.sum(dim=1)
+            del part, exponentials
         return maximum, others
 
     def gradients(
@@ -191,6 +193,8 @@ class Classes:
                     norm = self.weight_norm[part.rows]
                     gradient = project(gradient / norm[:, None], self.weight[part.rows], norm)
                 weight_diff[part.rows] = gradient
+                del gradient
+            del part, probability
         return x_diff, weight_diff
 
 

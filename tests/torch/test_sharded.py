@@ -284,6 +284,11 @@ class TestAlone:
         with pytest.raises(ValueError, match=r"tensor is \(3, 3\); it must have 4 rows"):
             list(head.gather_rows(torch.ones(3, 3)))
 
+    def test_another_device(self):
+        head = cmt.ShardedMarginInnerProduct(3, 4)
+        with pytest.raises(ValueError, match="x is on cpu and label on meta; they must be on cpu"):
+            head(torch.ones(2, 3), torch.ones(2, device="meta"))
+
     def test_from_hdf5(self, tmp_path):
         h5py = pytest.importorskip("h5py")
         head = cmt.ShardedMarginInnerProduct(3, 4)
