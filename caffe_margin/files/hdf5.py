@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import ModuleType
 from typing import Any, TypeAlias
 
@@ -28,7 +28,7 @@ MAGIC = b"\x89HDF"
 MAX_BLOBS = 1000
 """Blobs of a layer at most; an LSTM has four."""
 
-_DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, AttributeError)
+DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, AttributeError)
 
 
 def read_hdf5(path: StrPath) -> BlobsByPlace:
@@ -44,23 +44,17 @@ def read_hdf5(path: StrPath) -> BlobsByPlace:
         ValueError: h5py is not installed; the file is damaged, holds no weights, or what Caffe
             does not write there, or declares more than `MAX_BYTES` or `MAX_RATIO` times its size.
     """
-    h5py = _h5py(path)
+    h5py = import_h5py(path)
     check_regular(path)
     weights: BlobsByPlace = {}
     try:
         with h5py.File(path, "r") as file:
             datasets = list(_datasets(h5py, file))
-            declared = sum(math.prod(d.shape) * d.dtype.itemsize for _, _, d in datasets)
-            size = os.path.getsize(path)
-            if declared > min(MAX_BYTES, max(FREE_BYTES, MAX_RATIO * size)):
-                raise ValueError(f"it declares {declared} bytes of blobs, and is of {size}")
+            check_declared(path, [dataset for _, _, dataset in datasets])
             for layer, place, dataset in datasets:
-                single = dataset.dtype.kind == "f" and dataset.dtype.itemsize <= 4
-                array = np.array(dataset[()], np.float32 if single else np.float64)
-                weights.setdefault(layer, {})[place] = array
-    except _DAMAGE as error:
-        reason = visible(" ".join(str(error).split()), 200)
-        raise ValueError(f"{path}: no HDF5 file of weights, or damaged: {reason}") from None
+                weights.setdefault(layer, {})[place] = read_blob(dataset)
+    except DAMAGE as error:
+        raise ValueError(f"{path}: no HDF5 file of weights, or damaged: {reason(error)}") from None
     if not weights:
         raise ValueError(f"{path}: no layer has weights in it")
     return {layer: dict(sorted(blobs.items())) for layer, blobs in weights.items()}
@@ -68,24 +62,43 @@ def read_hdf5(path: StrPath) -> BlobsByPlace:
 
 def _datasets(h5py: ModuleType, file: Any) -> Iterator[tuple[str, int, Any]]:
     """Yield layer, place and dataset of each blob, each one that Caffe would read."""
-    data = _held(h5py, file, "data", h5py.Group)
+    data = held(h5py, file, "data", h5py.Group)
     for layer in data:
-        group = _held(h5py, data, layer, h5py.Group)
+        group = held(h5py, data, layer, h5py.Group)
         for name in group:
-            dataset = _held(h5py, group, name, h5py.Dataset)
+            dataset = held(h5py, group, name, h5py.Dataset)
             where = f"/data/{layer}/{name}"
             if not (name.isascii() and name.isdecimal() and str(int(name)) == name):
                 raise ValueError(f"{where} has no number for a name, as a layer's blobs have")
             if int(name) >= MAX_BLOBS:
                 raise ValueError(f"{where}: no layer has so many blobs")
-            if dataset.shape is None or dataset.dtype.kind not in "fiu":
-                raise ValueError(f"{where} holds no numbers")
-            if dataset.external or dataset.is_virtual:
-                raise ValueError(f"{where} lies in other files")
+            check_numbers(dataset)
             yield layer, int(name), dataset
 
 
-def _held(h5py: ModuleType, group: Any, name: str, kind: type) -> Any:
+def check_numbers(dataset: Any) -> None:
+    """Check that a dataset holds numbers, in its own file."""
+    if dataset.shape is None or dataset.dtype.kind not in "fiu":
+        raise ValueError(f"{dataset.name} holds no numbers")
+    if dataset.external or dataset.is_virtual:
+        raise ValueError(f"{dataset.name} lies in other files")
+
+
+def check_declared(path: StrPath, datasets: Iterable[Any]) -> None:
+    """Check that a file does not declare more than its size can answer for."""
+    declared = sum(math.prod(d.shape) * d.dtype.itemsize for d in datasets)
+    size = os.path.getsize(path)
+    if declared > min(MAX_BYTES, max(FREE_BYTES, MAX_RATIO * size)):
+        raise ValueError(f"it declares {declared} bytes of blobs, and is of {size}")
+
+
+def read_blob(dataset: Any) -> np.ndarray:
+    """Return a dataset's numbers: float64 for doubles and whole numbers, else float32."""
+    single = dataset.dtype.kind == "f" and dataset.dtype.itemsize <= 4
+    return np.array(dataset[()], np.float32 if single else np.float64)
+
+
+def held(h5py: ModuleType, group: Any, name: str, kind: type) -> Any:
     """Return what a group holds under a name: a group or a dataset, and no link to elsewhere."""
     what = "group" if kind is h5py.Group else "dataset"
     where = f"{group.name.rstrip('/')}/{name}"
@@ -95,6 +108,11 @@ def _held(h5py: ModuleType, group: Any, name: str, kind: type) -> Any:
     if not isinstance(held, kind):
         raise ValueError(f"{where} is no {what}")
     return held
+
+
+def reason(error: Exception) -> str:
+    """Return what h5py says is wrong, in a line."""
+    return visible(" ".join(str(error).split()), 200)
 
 
 def write_hdf5(weights: Mapping[str, Mapping[int, np.ndarray]], path: StrPath) -> None:
@@ -111,7 +129,7 @@ def write_hdf5(weights: Mapping[str, Mapping[int, np.ndarray]], path: StrPath) -
         ValueError: h5py is not installed, a blob is of another dtype, or no group of HDF5 can
             have a layer's name.
     """
-    h5py = _h5py(path)
+    h5py = import_h5py(path)
     for layer, blobs in weights.items():
         if not layer or "/" in layer or "\0" in layer or layer == ".":
             raise ValueError(
@@ -127,11 +145,17 @@ def write_hdf5(weights: Mapping[str, Mapping[int, np.ndarray]], path: StrPath) -
         for layer, blobs in weights.items():
             group = data.create_group(layer)
             for i, array in blobs.items():
-                little = array.dtype.newbyteorder("<")
-                group.create_dataset(str(i), data=array.astype(little, copy=False))
+                write_blob(group, i, array)
 
 
-def _h5py(path: StrPath) -> ModuleType:
+def write_blob(group: Any, place: int, array: np.ndarray) -> None:
+    """Write a blob under its number."""
+    little = array.dtype.newbyteorder("<")
+    group.create_dataset(str(place), data=array.astype(little, copy=False))
+
+
+def import_h5py(path: StrPath) -> ModuleType:
+    """Return h5py. Raises ValueError where it is not installed."""
     try:
         import h5py
     except ModuleNotFoundError as error:

@@ -1,9 +1,13 @@
-"""Snapshots of a solver: .solverstate files."""
+"""Snapshots of a solver: .solverstate files, and .solverstate.h5."""
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 from google.protobuf.message import DecodeError, EncodeError
@@ -12,8 +16,20 @@ from caffe_margin import caffe_margin_pb2 as pb
 from caffe_margin.files.atomic import atomic_write
 from caffe_margin.files.binary import MAX_BINARY_BYTES
 from caffe_margin.files.blobs import array_to_blob, blob_to_array
+from caffe_margin.files.hdf5 import (
+    DAMAGE,
+    MAGIC,
+    check_declared,
+    check_numbers,
+    held,
+    import_h5py,
+    read_blob,
+    reason,
+    write_blob,
+)
 from caffe_margin.files.load import StrPath, naming
 from caffe_margin.files.regular import check_regular
+from caffe_margin.files.weights import is_hdf5_name
 
 
 @dataclass(frozen=True)
@@ -39,20 +55,21 @@ class SolverState:
 
 
 def read_solverstate(path: StrPath) -> SolverState:
-    """Read a ``.solverstate``. Source: SGDSolver::RestoreSolverStateFromBinaryProto.
+    """Read a ``.solverstate``, binary or HDF5.
+
+    Source: SGDSolver::RestoreSolverStateFromBinaryProto, SGDSolver::RestoreSolverStateFromHDF5.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is HDF5, cut short, too large, or no solver state.
+        ValueError: the file is cut short, too large, or no solver state, or h5py, which an HDF5
+            file needs, is not installed.
     """
     check_regular(path)
     with open(path, "rb") as file:
-        data = file.read(MAX_BINARY_BYTES + 1)
-    if data.startswith(b"\x89HDF"):
-        raise ValueError(
-            f"{path}: an HDF5 file, which is not read here. Its iteration is the number in its "
-            f"name, and what `h5dump -d iter` prints"
-        )
+        data = file.read(len(MAGIC))
+        if data == MAGIC:
+            return _read_hdf5(path)
+        data += file.read(MAX_BINARY_BYTES + 1 - len(data))
     state = pb.SolverState()
     try:
         state.ParseFromString(data)
@@ -79,12 +96,18 @@ def read_solverstate(path: StrPath) -> SolverState:
 def write_solverstate(state: SolverState, path: StrPath) -> None:
     """Write a ``.solverstate`` that Caffe restores, whole or not at all.
 
-    Source: SGDSolver::SnapshotSolverStateToBinaryProto.
+    Source: SGDSolver::SnapshotSolverStateToBinaryProto, SGDSolver::SnapshotSolverStateToHDF5.
+
+    Args:
+        state: what is written.
+        path: the file, in HDF5 where its name ends in ``.h5``.
 
     Raises:
-        ValueError: the history takes 2 GiB.
+        ValueError: the history takes 2 GiB, or h5py, which HDF5 needs, is not installed.
         OSError: the file cannot be written.
     """
+    if is_hdf5_name(path):
+        return _write_hdf5(state, path)
     message = pb.SolverState(
         iter=state.iteration, learned_net=state.learned_net, current_step=state.current_step
     )
@@ -99,3 +122,76 @@ def write_solverstate(state: SolverState, path: StrPath) -> None:
         raise ValueError(f"{path}: the history takes 2 GiB; HDF5 has no such bound") from None
     with atomic_write(path) as unfinished:
         unfinished.write_bytes(data)
+
+
+# HDF5. What is ours stands in attributes of the root, which Caffe does not look at.
+
+
+def _read_hdf5(path: StrPath) -> SolverState:
+    h5py = import_h5py(path)
+    try:
+        with h5py.File(path, "r") as file:
+            history = _history(h5py, path, file)
+            counts = json.loads(file.attrs.get("layer_iteration", "{}"))
+            seed = file.attrs.get("seed")
+            state = SolverState(
+                iteration=_number(h5py, file, "iter"),
+                learned_net=_text(h5py, file, "learned_net") if "learned_net" in file else "",
+                current_step=_number(h5py, file, "current_step"),
+                history=history,
+                layer_iteration={str(name): int(count) for name, count in counts.items()},
+                seed=None if seed is None else int(seed),
+            )
+    except DAMAGE as error:
+        raise ValueError(f"{path}: no solver state, or damaged: {reason(error)}") from None
+    if state.iteration < 0:
+        raise ValueError(f"{path}: no solver state: its iteration is {state.iteration}")
+    return state
+
+
+def _history(h5py: ModuleType, path: StrPath, file: Any) -> list[np.ndarray]:
+    group = held(h5py, file, "history", h5py.Group)
+    datasets = [held(h5py, group, str(i), h5py.Dataset) for i in range(len(group))]
+    for dataset in datasets:
+        check_numbers(dataset)
+    check_declared(path, datasets)
+    return [read_blob(dataset) for dataset in datasets]
+
+
+def _number(h5py: ModuleType, file: Any, name: str) -> int:
+    dataset = held(h5py, file, name, h5py.Dataset)
+    check_numbers(dataset)
+    if dataset.size != 1:
+        raise ValueError(f"/{name} holds {dataset.size} numbers; it is one")
+    return int(dataset[()].item())
+
+
+def _text(h5py: ModuleType, file: Any, name: str) -> str:
+    dataset = held(h5py, file, name, h5py.Dataset)
+    if dataset.shape != () or dataset.dtype.kind != "S":
+        raise ValueError(f"/{name} is no string of a fixed length")
+    return os.fsdecode(bytes(dataset[()]).partition(b"\0")[0])
+
+
+def _write_hdf5(state: SolverState, path: StrPath) -> None:
+    h5py = import_h5py(path)
+    with atomic_write(path) as unfinished, h5py.File(unfinished, "w") as file:
+        file["iter"] = np.array([state.iteration], "<i4")
+        _write_text(h5py, file, "learned_net", os.fsencode(state.learned_net))
+        file["current_step"] = np.array([state.current_step], "<i4")
+        group = file.create_group("history")
+        for i, array in enumerate(state.history):
+            write_blob(group, i, array)
+        if state.layer_iteration:
+            file.attrs["layer_iteration"] = json.dumps(dict(state.layer_iteration))
+        if state.seed is not None:
+            file.attrs["seed"] = np.int64(state.seed)
+
+
+def _write_text(h5py: ModuleType, file: Any, name: str, text: bytes) -> None:
+    """Write a string as C ends it. Source: H5LTmake_dataset_string."""
+    kind = h5py.h5t.C_S1.copy()
+    kind.set_size(len(text) + 1)
+    space = h5py.h5s.create(h5py.h5s.SCALAR)
+    dataset = h5py.h5d.create(file.id, name.encode(), kind, space)
+    dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, np.array(text, f"S{len(text) + 1}"), mtype=kind)

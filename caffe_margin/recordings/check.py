@@ -52,7 +52,7 @@ class Verification:
     """A recording's replay.
 
     Attributes:
-        kind: ``layer``, ``softmax_loss``, ``head_sgd`` or ``net``.
+        kind: ``layer``, ``softmax_loss``, ``head_sgd``, ``solver`` or ``net``.
         source: what recorded it.
         checks: every blob under every engine.
         not_replayed: the types of a net's layers that were not, one a layer.

@@ -50,6 +50,21 @@ D is float32 or float64, the layer's Dtype, one for the whole file.
     weight_after_iterations            (n,) int      optional
     weight_after                       (n, N, K) D   the weight after that many iterations
 
+``solver``: a solver's run on a whole net of T iterations, each of iter_size Forwards.
+
+    net, solver                        () str        prototxt text; the files that the solver names
+                                                     are not read
+    input/NAME                         (T * iter_size, ...)   what was in a data layer's top, at
+                                                     each Forward
+    weights/0/LAYER/I                  D             each parameter at the start
+    weights/N/LAYER/I                  D             optional: after N iterations
+    loss or softmax_loss, lambda_      (T,) D        at the last Forward of each iteration; lambda_
+                                                     is optional
+    test_input/NAME                    ...           optional: what was in the TEST net's, at each
+                                                     of its Forwards, or at all of them
+    test/NAME                          D             blobs of the TEST net after the last iteration,
+                                                     at each Forward, or at the last of them
+
 ``net``: a whole net, or a layer in a net of its own. Its MarginInnerProduct layers, those among
 them that are Python layers of `caffe_margin.pycaffe`, and its SoftmaxWithLoss layers are replayed
 one by one; all of it is, through PyTorch. D is the dtype of its blobs.

@@ -90,6 +90,8 @@ def _verify(
     engines: Collection[str] | None,
     weights: Weights | None,
 ) -> Verification:
+    if is_solver_run(recording):
+        return _solver_verification(recording, path, rtol, engines)
     replay = replay_of(recording)
     one_by_one = [name for name in ENGINES if engines is None or name in engines]
     checks = list(replay.checks(rtol, one_by_one)) if one_by_one else []
@@ -107,6 +109,31 @@ def _verify(
             else f"torch cannot replay this recording; {' and '.join(ENGINES)} can"
         )
     return Verification(replay.kind, recording.source, tuple(checks), not_replayed, wrong)
+
+
+def is_solver_run(recording: Recording) -> bool:
+    """Whether this is a run of a solver on a whole net."""
+    weights = any(key.startswith("weights/0/") for key in recording.arrays)
+    return "solver" in recording and "net" in recording and weights
+
+
+def _solver_verification(
+    recording: Recording,
+    path: str | os.PathLike[str],
+    rtol: float | None,
+    engines: Collection[str] | None,
+) -> Verification:
+    """Replay a solver's run, which PyTorch alone does."""
+    recording.check_format()
+    if engines is not None and TORCH not in engines:
+        raise ValueError(f"{' and '.join(engines)} cannot replay a solver's run; torch can")
+    try:
+        import caffe_margin.torch  # noqa: F401  (its message says what to install)
+        from caffe_margin.recordings.torch_solver import replay_solver
+    except ModuleNotFoundError as error:
+        raise ValueError(f"to replay a solver's run, {error}") from None
+    checks = tuple(replay_solver(recording, path, rtol))
+    return Verification("solver", recording.source, checks)
 
 
 def _through_torch(

@@ -49,7 +49,9 @@ def learning_rate(
         if policy == "exp":
             return real(p.base_lr * np.float64(p.gamma) ** iteration)
         if policy == "inv":
-            return real(base_lr * (1 + gamma * real(iteration)) ** -power)
+            # A float times an int: a float in double too.
+            grown = real(np.float32(p.gamma) * np.float32(iteration))
+            return real(base_lr * (1 + grown) ** -power)
         if policy == "multistep":
             current_step = sum(drop <= iteration for drop in multistep_drops(p.stepvalue))
             return real(p.base_lr * np.float64(p.gamma) ** current_step)

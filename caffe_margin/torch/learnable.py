@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from caffe_margin import caffe_margin_pb2 as pb
 
@@ -14,7 +14,7 @@ class Learnable(NamedTuple):
     """One of the blobs that a solver has in its charge.
 
     Attributes:
-        blob: the parameter; or a buffer that no rate moves, but that has its place in a snapshot.
+        blob: the parameter; or a buffer, which has no gradient, but its place in a snapshot.
         lr_mult: times the solver's rate.
         decay_mult: times the solver's weight decay.
     """
@@ -27,6 +27,9 @@ class Learnable(NamedTuple):
 def learnable_params(net: pb.NetParameter, params: Mapping[str, list[Tensor]]) -> list[Learnable]:
     """Return a net's blobs in Caffe's order, a shared one once. Source: Net::AppendParam.
 
+    BatchNorm sets the ``lr_mult`` of its statistics to 0. BN does not: weight decay moves its
+    statistics, unless a ``decay_mult`` of 0 is given for them.
+
     Args:
         net: the net.
         params: for each layer its blobs.
@@ -35,7 +38,7 @@ def learnable_params(net: pb.NetParameter, params: Mapping[str, list[Tensor]]) -
     for layer in net.layer:
         for i, blob in enumerate(params.get(layer.name, ())):
             spec = layer.param[i] if i < len(layer.param) else pb.ParamSpec()
-            moves = isinstance(blob, nn.Parameter)
+            moves = layer.type != "BatchNorm"
             new = Learnable(blob, spec.lr_mult if moves else 0.0, spec.decay_mult)
             old = found.setdefault(id(blob), new)
             # What the owner leaves open, a later layer may say.

@@ -211,6 +211,13 @@ class Net(nn.Module):
     def _layer(self, step: Step) -> Layer:
         return cast("Layer", self._modules[step.module])
 
+    def reseed(self, seed: int) -> None:
+        """Have the data layers draw from another seed."""
+        self._seed = seed
+        for name, other in make_sources(self.param, self.training, seed).items():
+            self.sources[name].close()
+            self.sources[name].seeds = other.seeds
+
     @property
     def layers(self) -> dict[str, Layer]:
         """The layers that have a module, by Caffe's names."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -23,7 +23,7 @@ from caffe_margin.torch.learnable import learnable_params
 from caffe_margin.torch.margin_layer import MarginLayer
 from caffe_margin.torch.net import Net
 from caffe_margin.torch.sharing import share_layers
-from caffe_margin.torch.weights import Weights, read_all
+from caffe_margin.torch.weights import Weights
 
 Feed: TypeAlias = Callable[[int], Mapping[str, Tensor]]
 """From how many Forwards came before to what goes into the net's data layers."""
@@ -132,9 +132,7 @@ class Solver:
         self._forwards = 0
         self._test_forwards = [0] * len(self.test_nets)
         self._losses: deque[float] = deque(maxlen=self.param.average_loss)
-        self._margins = {
-            name: layer for name, layer in self.net.layers.items() if isinstance(layer, MarginLayer)
-        }
+        self._margins = _margins(self.net)
         self._learnable = learnable_params(self.net.param, self.net.params)
         groups: dict[tuple[float, float], list[Tensor]] = {}
         for blob, *mults in self._learnable:
@@ -220,21 +218,27 @@ class Solver:
         self._forwards += 1
         return outputs
 
-    @torch.no_grad()
     def test(self, i: int = 0) -> dict[str, np.ndarray]:
         """Return the mean of a test net's outputs over its ``test_iter``. Source: Solver::Test.
 
         Its layers with a margin normalise the rows of the weights that both nets have, as Caffe's
         do; what else there is of the training net stays as it was.
         """
-        net, feed = self.test_nets[i], self._test_feed[i]
         sums: dict[str, np.ndarray] = {}
+        for outputs in self.test_runs(i):
+            for name, top in outputs.items():
+                sums[name] = sums.get(name, 0) + top.cpu().numpy()
+        return {name: total / self.param.test_iter[i] for name, total in sums.items()}
+
+    def test_runs(self, i: int = 0, keep: Collection[str] = ()) -> Iterator[dict[str, Tensor]]:
+        """Yield a test net's outputs, and the blobs of ``keep``, at each of its ``test_iter``."""
+        net, feed = self.test_nets[i], self._test_feed[i]
         for _ in range(self.param.test_iter[i]):
             inputs = feed(self._test_forwards[i]) if feed is not None else {}
-            for name, top in net(**inputs).items():
-                sums[name] = sums.get(name, 0) + top.detach().cpu().numpy()
+            with torch.no_grad():
+                outputs = net(keep=keep, **inputs)
             self._test_forwards[i] += 1
-        return {name: total / self.param.test_iter[i] for name, total in sums.items()}
+            yield outputs
 
     # Snapshots.
 
@@ -291,7 +295,7 @@ class Solver:
         if state.learned_net:
             beside = Path(path).parent / Path(state.learned_net).name
             exists = Path(state.learned_net).exists()
-            self.net.load_weights(read_all(state.learned_net if exists else beside))
+            self.net.load_weights(state.learned_net if exists else beside)
         with torch.no_grad():
             for blob, array in zip(history, state.history, strict=True):
                 blob.copy_(torch.from_numpy(array))
@@ -304,8 +308,10 @@ class Solver:
 
     def _count(self, state: SolverState, as_caffe: bool) -> None:
         """Set the counts of Forwards, which say where lambda and the data stand."""
-        if state.seed is not None and not as_caffe:
+        if state.seed is not None and state.seed != self.seed and not as_caffe:
             self.seed = state.seed
+            for net in (self.net, *self.test_nets):
+                net.reseed(self.seed)
         before = 0 if as_caffe else state.iteration
         self._forwards = before * self.param.iter_size
         for name, layer in self._margins.items():
@@ -315,6 +321,13 @@ class Solver:
         if interval := self.param.test_interval:
             tests = -(-before // interval) - (before > 0 and not self.param.test_initialization)
             self._test_forwards = [tests * count for count in self.param.test_iter]
+        nets = [(self.net, self._forwards), *zip(self.test_nets, self._test_forwards, strict=True)]
+        for net, forwards in nets:
+            for source in net.sources.values():
+                source.iteration = forwards
+        for net, forwards in nets[1:]:
+            for layer in _margins(net).values():
+                layer.iteration.fill_(layer.annealing.iteration + forwards)
 
     def _history(self) -> list[Tensor]:
         return self.optimizer.history(blob for blob, *_ in self._learnable)
@@ -330,6 +343,10 @@ def _check(param: pb.SolverParameter) -> None:
 def _make(net: pb.NetParameter, **options: Any) -> Net:
     state = net.state
     return Net(net, phase=pb.Phase.Name(state.phase), level=state.level, **options)
+
+
+def _margins(net: Net) -> dict[str, MarginLayer]:
+    return {name: layer for name, layer in net.layers.items() if isinstance(layer, MarginLayer)}
 
 
 def _current_step(param: pb.SolverParameter, iteration: int) -> int:

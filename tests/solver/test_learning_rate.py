@@ -51,3 +51,10 @@ def test_base_lr_is_a_float32_in_double_too():
     assert learning_rate(solver('base_lr: 0.1 lr_policy: "fixed"'), 0, np.float64) == np.float32(
         0.1
     )
+
+
+def test_inv_multiplies_in_float_in_double_too():
+    """gamma() is a float and iter_ an int: C++ multiplies them as floats."""
+    param = solver('base_lr: 1 lr_policy: "inv" gamma: 0.02 power: 1')
+    assert learning_rate(param, 7, np.float64) == 1 / (1 + float(np.float32(0.02) * np.float32(7)))
+    assert float(np.float32(0.02) * np.float32(7)) != float(np.float32(0.02)) * 7
