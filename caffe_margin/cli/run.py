@@ -189,6 +189,9 @@ def run(options: argparse.Namespace) -> int:
 
 def _run_inputs(options: argparse.Namespace, features: Features) -> dict[str, NDArray]:
     """Return the blobs for the arrays of a file."""
+    for name in ("like", "mean", "scale", "size", "resize", "rgb", "mirror", "root"):
+        if getattr(options, name):
+            raise ValueError(f"--{name} is for --images; arrays go in as they are")
     import numpy as np
 
     from caffe_margin.files.npz import read_arrays
@@ -228,11 +231,11 @@ def run_images(
     shape = None
     with progress("images", options.json) as track:
         for chunk in track(chunks):
-            images = dict(_read(chunk, how, shape, errors))
+            images = list(_read(chunk, how, shape, errors))
             if not images:
                 continue
-            names += images
-            data = np.stack(list(images.values()))
+            names += [path for path, _ in images]
+            data = np.stack([image for _, image in images])
             shape = data.shape[1:]
             runs = {"": data} | ({MIRRORED: data[..., ::-1]} if options.mirror else {})
             for ending, batch in runs.items():

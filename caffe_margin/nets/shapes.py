@@ -30,6 +30,7 @@ DATA_TYPES = frozenset(
     {"Input", "DummyData", "Data", "ImageData", "HDF5Data", "MemoryData", "WindowData"}
 )
 """Types of layers that data comes from."""
+_LABELLED_IMAGES = {"Data", "ImageData", "MemoryData", "WindowData"}
 _MAX_AXES = 32
 _MAX_SEARCHES = 10
 _MAX_COUNT = 2**31 - 1
@@ -138,6 +139,11 @@ def _check_inputs(
         except TypeError:
             raise ValueError(f"input '{name}': {dims!r} is not a sequence of int or None") from None
         _check_blob(f"input '{name}'", given[name])
+    for layer in net.layer:
+        # Labels are as many as images are given.
+        image, *label = layer.top if layer.type in _LABELLED_IMAGES else [""]
+        if given.get(image) and label and label[0] not in given:
+            given[label[0]] = given[image][:1]
     return given
 
 

@@ -104,8 +104,8 @@ class Features:
             self._net = self._build({name: inputs[name].shape for name in self.inputs})
         tensors = {}
         for name in self.inputs:
-            tensor = torch.from_numpy(np.ascontiguousarray(inputs[name])).to(self._device)
-            tensors[name] = tensor.to(self._dtype) if tensor.is_floating_point() else tensor
+            tensor = torch.from_numpy(np.ascontiguousarray(inputs[name]))
+            tensors[name] = tensor.to(self._device, self._dtype)
         with torch.no_grad():
             blobs = self._net(keep=self.blobs, **tensors)
         rows = {len(tensor) for tensor in tensors.values()}

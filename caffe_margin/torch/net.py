@@ -147,7 +147,6 @@ class Net(nn.Module):
         self._outputs: tuple[str, ...] = ()
         self._seed = int(torch.randint(2**31, ())) if seed is None else seed
         self._pending: BlobsByPlace | None = arrays
-        self._device = device
         self.train(phase == "TRAIN")
         self.sources = make_sources(self.param, self.training, self._seed)
         layers = infer_with_blobs(self.param, shapes, arrays)
@@ -155,7 +154,9 @@ class Net(nn.Module):
             layers = infer_with_blobs(self.param, {**known, **(shapes or {})}, arrays)
         if _waits(self.param, layers):
             # It follows double() and half() until there are parameters that do.
-            self.register_buffer("_like", torch.empty(0, dtype=dtype), persistent=False)
+            self.register_buffer(
+                "_like", torch.empty(0, device=device, dtype=dtype), persistent=False
+            )
         else:
             self._build(layers, device, dtype)
 
@@ -349,8 +350,21 @@ class Net(nn.Module):
             tops = self._layer(step)(*bottoms)
         except (ValueError, RuntimeError, IndexError) as error:
             shapes = ", ".join(str(tuple(bottom.shape)) for bottom in bottoms)
-            raise ValueError(f"layer {step.name!r}, with bottoms {shapes}: {error}") from error
+            cure = self._other_dtype(step, bottoms)
+            raise ValueError(
+                f"layer {step.name!r}, with bottoms {shapes}: {error}{cure}"
+            ) from error
         return (tops,) if isinstance(tops, Tensor) else tops
+
+    def _other_dtype(self, step: Step, bottoms: Sequence[Tensor]) -> str:
+        """Return what to do where a layer's first bottom is not in the precision of its weight."""
+        blob = next(self._layer(step).parameters(), None)
+        if blob is None or not bottoms or bottoms[0].dtype == blob.dtype:
+            return ""
+        mine, theirs = (
+            str(dtype).removeprefix("torch.") for dtype in (blob.dtype, bottoms[0].dtype)
+        )
+        return f"; the net is {mine}, and its bottom {theirs}: convert either by .to(torch.{mine})"
 
     def loss(self, blobs: Mapping[str, Tensor]) -> Tensor:
         """Return the objective: the sum of what `forward` returned, weighted by ``loss_weight``.
@@ -360,6 +374,8 @@ class Net(nn.Module):
         Raises:
             ValueError: no top of the net has a loss weight.
         """
+        if not isinstance(blobs, Mapping):
+            raise ValueError(f"give what the net returned, not {type(blobs).__name__}")
         if not self.loss_weights:
             raise ValueError("the net has no loss")
         terms = [blobs[name].sum() * weight for name, weight in self.loss_weights.items()]
@@ -425,7 +441,9 @@ class Net(nn.Module):
     def _build_for(self, inputs: Mapping[str, Tensor]) -> None:
         """Build with the shapes of a first batch."""
         shapes = {name: tuple(blob.shape) for name, blob in inputs.items()}
-        device = self._device or (next(iter(inputs.values())).device if inputs else None)
+        device = self._like.device
+        if device.type == "cpu" and inputs:
+            device = next(iter(inputs.values())).device
         layers = infer_with_blobs(self.param, shapes, self._pending or {})
         # Parameters made in inference mode could not be trained afterwards.
         with torch.inference_mode(False):

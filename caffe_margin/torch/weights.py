@@ -36,6 +36,12 @@ class Loaded(NamedTuple):
 def read_all(weights: Weights) -> BlobsByPlace:
     """Return blobs by layer and place, from wherever they are."""
     if isinstance(weights, Mapping):
+        for name, blobs in weights.items():
+            if not isinstance(blobs, Mapping | list | tuple):
+                raise ValueError(
+                    f"layer {name!r}: give a list of its blobs, not {type(blobs).__name__}; a "
+                    f"state_dict is for load_state_dict"
+                )
         return {name: dict(enumerate(blobs)) for name, blobs in weights.items()}
     paths = [weights] if isinstance(weights, str | os.PathLike) else weights
     arrays: BlobsByPlace = {}
@@ -95,10 +101,12 @@ def _pairs(
             "train it anew, rename the layer"
         )
     for i, array in new.items():
-        if not _fits(array.shape, tuple(blobs[i].shape)):
+        shape = tuple(blobs[i].shape)
+        if not _fits(array.shape, shape):
+            hint = " (or is the input of another size?)" if array.shape[:1] == shape[:1] else ""
             raise ValueError(
-                f"layer {name!r}, blob {i}: {array.shape} in the weights and "
-                f"{tuple(blobs[i].shape)} in the net; to train it anew, rename the layer"
+                f"layer {name!r}, blob {i}: {array.shape} in the weights and {shape} in the net; "
+                f"to train it anew, rename the layer{hint}"
             )
         yield blobs[i], array
 

@@ -298,3 +298,22 @@ print(faults())
     )
     assert kept < left / 10
     assert keep_memory() in (True, False)
+
+
+def test_an_image_that_is_listed_twice_has_two_rows(files):
+    (files / "list.txt").write_text("faces/1.png 0\nfaces/1.png 0\nfaces/2.png 0\n")
+    run = ["run", *NET, "--images", "list.txt", "--mean", "10", "--scale", "0.5", "--blob", "fc1"]
+    assert main(run) == 0
+    out = read_arrays("out.npz")
+    assert out["images"].tolist() == ["faces/1.png", "faces/1.png", "faces/2.png"]
+    np.testing.assert_allclose(out["fc1"], fc1(PIXELS[[1, 1, 2]]), rtol=0, atol=1e-3)
+
+
+def test_arrays_of_whole_numbers_go_in_and_images_options_do_not(files, capsys):
+    write_arrays("x.npz", {"data": PIXELS.transpose(0, 3, 1, 2).copy()})
+    run = ["run", *NET, "--inputs", "x.npz", "--blob", "fc1"]
+    assert main(run) == 0
+    expected = fc1(PIXELS, 0, 1)
+    np.testing.assert_allclose(read_arrays("out.npz")["fc1"], expected, rtol=1e-4, atol=1e-2)
+    assert main([*run, "--mirror"]) == 2
+    assert "--mirror is for --images; arrays go in as they are" in capsys.readouterr().err

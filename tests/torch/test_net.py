@@ -497,3 +497,27 @@ def test_the_authors_training_net_waits_for_its_images():
     assert made.inputs == ["data", "label"]
     blobs = made(data=torch.randn(2, 3, 112, 96), label=torch.tensor([0, 10571]))
     assert blobs["softmax_loss"].shape == ()
+
+
+def test_an_input_of_another_precision_is_told_what_to_do():
+    made = net(X + ip("a", "x", "a"))
+    with pytest.raises(ValueError, match=r"layer 'a'.*the net is float32, and its bottom float64"):
+        made(x=torch.randn(2, 4).double())
+
+
+def test_a_net_that_waits_keeps_its_device():
+    made = cmt.Net(message(DEFERRED + ip("a", "x", "a"))).to("meta")
+    made(x=torch.randn(2, 4, device="meta"), label=torch.zeros(2, device="meta"))
+    assert made.a.weight.device.type == "meta"
+
+
+def test_labels_are_as_many_as_the_images_whose_shape_is_given():
+    made = cmt.Net(
+        MODELS / "sphereface4_model.prototxt", phase="TRAIN", shapes={"data": (2, 3, 112, 96)}
+    )
+    out = made(data=torch.randn(2, 3, 112, 96), label=torch.tensor([1, 2]))
+    assert made.loss(out).isfinite()
+    with pytest.raises(ValueError, match="give what the net returned, not Tensor"):
+        made.loss(out["softmax_loss"])
+    with pytest.raises(ValueError, match=r"layer 'fc5': give a list of its blobs, not ndarray"):
+        made.load_weights({"fc5": np.zeros((512, 21504))})
