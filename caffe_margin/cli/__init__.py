@@ -24,11 +24,12 @@ from caffe_margin.cli import (
     record,
     run,
     schedule,
+    train,
     verify,
 )
 from caffe_margin.cli.common import complain, discard
 
-COMMANDS = (compare, inspect, schedule, verify, record, run, export, pairs, plugin, geometry)
+COMMANDS = (compare, inspect, schedule, verify, record, run, train, export, pairs, plugin, geometry)
 
 EXTRAS = {"torch", "cv2", "h5py", "lmdb"}
 """Modules whose absence is no bug: the message says what to install."""

@@ -29,3 +29,17 @@ def type_name(param: MarginParam) -> str:
 def gradient_name(param: MarginParam) -> str:
     """Return PAPER, EXACT or DETACHED; where the field is absent, the message's own default."""
     return pb.MarginInnerProductParameter.Gradient.Name(param.gradient)
+
+
+def set_gradient(net: pb.NetParameter, gradient: str) -> None:
+    """Have the layers with a margin of a net take another rule; ``"paper"``, ``"exact"`` or so.
+
+    Raises:
+        ValueError: the net has no layer with a margin.
+    """
+    layers = [layer for layer in net.layer if layer.type in FIELDS]
+    if not layers:
+        raise ValueError("the net has no layer with a margin, whose gradient could be another")
+    for layer in layers:
+        value = pb.MarginInnerProductParameter.Gradient.Value(gradient.upper())
+        margin_param(layer).gradient = value  # type: ignore[assignment]

@@ -392,3 +392,42 @@ def roc(scores: ArrayLike, same: ArrayLike) -> Curve:
         raise ValueError(f"the score of pair {row} is NaN: one of its features is zero")
     fpr, tpr, thresholds = roc_curve(kinds, values, drop_intermediate=False)
     return Curve(fpr, tpr, thresholds, float(auc(fpr, tpr)))
+
+
+def draw_pairs(
+    label: ArrayLike, different: int = 500_000, seed: int = 0
+) -> tuple[Ints, Ints, Bools]:
+    """Return pairs of samples: all of one class, and some of those of two.
+
+        >>> left, right, same = draw_pairs([0, 0, 1], different=2)
+        >>> sorted(zip(left.tolist(), right.tolist(), same.tolist()))
+        [(0, 1, True), (0, 2, False), (1, 2, False)]
+
+    Args:
+        label: the class of each sample, (N,).
+        different: how many pairs of two classes at most; all, where there are no more.
+        seed: says which.
+
+    Raises:
+        ValueError: all pairs are of one kind.
+    """
+    labels = np.asarray(label)
+    order = np.argsort(labels, kind="stable")
+    ends = np.flatnonzero(np.diff(labels[order])) + 1
+    groups = [group for group in np.split(order, ends) if len(group) > 1]
+    if not groups or not len(ends):
+        raise ValueError("verification needs two samples of a class, and two classes")
+    of_one = [group[np.array(np.triu_indices(len(group), 1))] for group in groups]
+    left, right = np.concatenate(of_one, axis=1)
+    total = len(labels) * (len(labels) - 1) // 2
+    if total - len(left) <= different:
+        i, j = np.triu_indices(len(labels), 1)
+        apart = labels[i] != labels[j]
+        others = np.stack([i[apart], j[apart]])
+    else:
+        rng = np.random.default_rng(seed)
+        i, j = rng.integers(len(labels), size=(2, 4 * different))
+        apart = labels[i] != labels[j]
+        others = np.stack([i[apart], j[apart]])[:, :different]
+    same = np.repeat([True, False], [len(left), others.shape[1]])
+    return np.append(left, others[0]), np.append(right, others[1]), same

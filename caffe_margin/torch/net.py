@@ -405,6 +405,10 @@ class Net(nn.Module):
             if name not in inputs:
                 raise ValueError(f"input {name!r}, the top of {maker!r}, is missing")
 
+    def next_batches(self) -> dict[str, Tensor]:
+        """Return the tops of the next batch of every data layer that has a source."""
+        return self._like_params(self._next_batches({}))
+
     def _next_batches(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the tops of the next batch of each data layer of which no top is given."""
         if not inputs.keys() <= set(self.inputs):

@@ -16,6 +16,7 @@ from caffe_margin import caffe_margin_pb2 as pb
 from caffe_margin.files.load import StrPath
 from caffe_margin.files.prototxt import read_solver
 from caffe_margin.files.solverstate import SolverState, read_solverstate, write_solverstate
+from caffe_margin.nets.margin import set_gradient
 from caffe_margin.solver.learning_rate import multistep_drops
 from caffe_margin.solver.nets import net_to_train, nets_to_test
 from caffe_margin.torch import optim
@@ -39,6 +40,7 @@ class Iteration:
         smoothed_loss: the mean over the last ``average_loss`` iterations.
         rate: the learning rate.
         lambda_: of each layer with a margin at the last Forward, by name.
+        images: how many went in, at all Forwards: rows of the first top of a data layer.
         outputs: the net's outputs at the last Forward.
         tests: what `Solver.test` gave for each test net, where it was time for it; it came first.
         snapshot: the ``.solverstate`` that was written, where it was time for it; it came last.
@@ -49,6 +51,7 @@ class Iteration:
     smoothed_loss: float
     rate: float
     lambda_: Mapping[str, float]
+    images: int
     outputs: Mapping[str, Tensor] = field(repr=False)
     tests: Sequence[Mapping[str, np.ndarray]] = ()
     snapshot: str = ""
@@ -80,6 +83,9 @@ class Solver:
             that is not set, for `torch`'s generator.
         device: of the nets.
         dtype: of the nets; float32 by default.
+        gradient: the rule of the layers with a margin, ``"paper"``, ``"exact"`` or
+            ``"detached"``; None for what the net says.
+        compiled: whether the net that is trained goes through `torch.compile`.
 
     Attributes:
         param: the solver's message.
@@ -105,6 +111,8 @@ class Solver:
         seed: int | None = None,
         device: Any = None,
         dtype: torch.dtype | None = None,
+        gradient: str | None = None,
+        compiled: bool = False,
     ) -> None:
         folder: StrPath = "."
         if isinstance(solver, pb.SolverParameter):
@@ -117,7 +125,13 @@ class Solver:
             seed = int(torch.randint(2**31, ())) if drawn else self.param.random_seed
         self.seed = seed
         options = {"shapes": shapes, "seed": seed, "device": device, "dtype": dtype}
-        self.net = _make(net_to_train(self.param, folder), **options)
+        net_param = net_to_train(self.param, folder)
+        if gradient is not None:
+            set_gradient(net_param, gradient)
+        self.net = _make(net_param, **options)
+        if feed is None:
+            for source in self.net.sources.values():
+                source.open()  # what is wrong with it is said now
         self.test_nets = [_make(net, **options) for net in nets_to_test(self.param, folder)]
         for names in self.param.weights:
             self.net.load_weights([name.strip() for name in names.split(",")])
@@ -127,9 +141,10 @@ class Solver:
             share_layers(net, self.net)
 
         self.iteration = 0
+        self._run_net = torch.compile(self.net) if compiled else self.net
         self._feed = feed
         self._test_feed = [*test_feed, *[None] * (len(self.test_nets) - len(test_feed))]
-        self._forwards = 0
+        self._forwards = self._images = 0
         self._test_forwards = [0] * len(self.test_nets)
         self._losses: deque[float] = deque(maxlen=self.param.average_loss)
         self._margins = _margins(self.net)
@@ -171,6 +186,7 @@ class Solver:
                 sum(self._losses) / len(self._losses),
                 float(rate),
                 {name: float(layer.lambda_) for name, layer in self._margins.items()},
+                self._images,
                 outputs,
                 tests,
                 self.snapshot() if due else "",
@@ -201,7 +217,7 @@ class Solver:
         """Take one iteration: Forwards, Backwards, and the update."""
         torch.manual_seed(_mix(self.seed, self.iteration))
         self.optimizer.zero_grad()
-        total, outputs = 0.0, {}
+        total, outputs, self._images = 0.0, {}, 0
         for _ in range(self.param.iter_size):
             outputs = self._forward()
             loss = self.net.loss(outputs)
@@ -213,9 +229,13 @@ class Solver:
         return total / self.param.iter_size, outputs
 
     def _forward(self) -> dict[str, Tensor]:
-        inputs = self._feed(self._forwards) if self._feed is not None else {}
-        outputs = self.net(**inputs)
+        if self._feed is None:
+            inputs: Mapping[str, Tensor] = self.net.next_batches()
+        else:
+            inputs = self._feed(self._forwards)
+        outputs: dict[str, Tensor] = self._run_net(**inputs)
         self._forwards += 1
+        self._images += next((len(top) for top in inputs.values() if top.dim()), 0)
         return outputs
 
     def test(self, i: int = 0) -> dict[str, np.ndarray]:
@@ -260,7 +280,7 @@ class Solver:
             learned_net=weights,
             current_step=_current_step(self.param, self.iteration),
             history=[_array(blob) for blob in self._history()],
-            layer_iteration={name: int(layer.iteration) for name, layer in self._margins.items()},
+            layer_iteration=self.layer_iterations,
             seed=self.seed,
         )
         write_solverstate(state, path)
@@ -328,6 +348,16 @@ class Solver:
         for net, forwards in nets[1:]:
             for layer in _margins(net).values():
                 layer.iteration.fill_(layer.annealing.iteration + forwards)
+
+    @property
+    def layer_iterations(self) -> dict[str, int]:
+        """How far each layer with a margin has counted, by name."""
+        return {name: int(layer.iteration) for name, layer in self._margins.items()}
+
+    @property
+    def classes(self) -> int:
+        """N of the first layer with a margin; 0 where there is none."""
+        return next((layer.out_features for layer in self._margins.values()), 0)
 
     def _history(self) -> list[Tensor]:
         return self.optimizer.history(blob for blob, *_ in self._learnable)

@@ -36,6 +36,11 @@ class Data(ItemSource):
             raise ValueError(f"layer {self.layer.name!r}: data_param has no source")
         return open_database(os.path.join(self.root, param.source), param.backend)
 
+    @property
+    def count(self) -> int:
+        """How many records there are."""
+        return len(list(self.database.keys()))
+
     @cached_property
     def keys(self) -> Keys:
         """Its keys."""

@@ -85,6 +85,11 @@ class HDF5Data(Source):
             raise ValueError(f"layer {self.layer.name!r}: batch_size must be positive")
         self.ends  # noqa: B018
 
+    @property
+    def count(self) -> int:
+        """How many rows the files have together."""
+        return int(self.ends[-1])
+
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shapes of the tops: the first file's rows."""
         self.open()

@@ -43,6 +43,11 @@ class ImageData(ItemSource):
         return lines
 
     @property
+    def count(self) -> int:
+        """How many lines the list has."""
+        return len(self.lines)
+
+    @property
     def _source(self) -> str:
         return visible(os.path.join(self.root, self.layer.image_data_param.source))
 

@@ -67,6 +67,11 @@ class MemoryData(Source):
                 f"set_input_arrays of its source first"
             )
 
+    @property
+    def count(self) -> int:
+        """How many images there are; none before they are handed over."""
+        return 0 if self.arrays is None else len(self.arrays[0])
+
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shapes of the tops, which need no arrays; the labels' as a batch has them."""
         param = self.layer.memory_data_param

@@ -88,6 +88,11 @@ class Source(ABC):
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shapes of the tops of the next batch, by name."""
 
+    @property
+    @abstractmethod
+    def count(self) -> int:
+        """How many rows or images there are, before they come again."""
+
     @abstractmethod
     def _load(self, plan: Any) -> Batch:
         """Read a batch, in any thread."""

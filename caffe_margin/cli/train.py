@@ -1,0 +1,461 @@
+"""``caffe-margin train``: train a net as its solver says."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from caffe_margin.cli.common import (
+    Commands,
+    add_command,
+    complain,
+    file_name,
+    not_negative,
+    png,
+    positive,
+    show_path,
+)
+
+if TYPE_CHECKING:
+    from caffe_margin.torch.solver import Iteration, Solver
+    from caffe_margin.torch.verification import Verifier
+
+MEASURED = 3
+"""Iterations that are timed before it is said how long the run will take; the first is slower."""
+FARS = (0.01, 0.001)
+
+
+def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    command = add_command(
+        commands,
+        "train",
+        run,
+        summary="train a net as its solver says, from where Caffe stopped or from the start",
+        description=(
+            "Train a net as Caffe trains it, by PyTorch, from the solver's prototxt. Snapshots\n"
+            "are Caffe's own files, and Caffe's are gone on from. What Caffe starts over after a\n"
+            "restore goes on here: lambda, and the order of the data, which is a function of the\n"
+            "seed and the iteration. --as-caffe starts them over.\n\n"
+            "Ctrl-C and SIGTERM finish the iteration, write a snapshot and say how to go on; a\n"
+            "killed run loses what came after the last snapshot. A loss that is not finite, or\n"
+            "stands at ln N or at 87.3365 for long, stops the run, and exits 1."
+        ),
+        example="caffe-margin train models/glyphs_solver.prototxt --verify glyphs/unseen",
+    )
+    command.add_argument("solver", metavar="SOLVER", type=file_name, help="a solver's .prototxt")
+    start = command.add_mutually_exclusive_group()
+    start.add_argument(
+        "--weights",
+        metavar="FILE",
+        nargs="+",
+        type=file_name,
+        help=".caffemodel or .h5 to start at",
+    )
+    start.add_argument(
+        "--snapshot", metavar="FILE", type=file_name, help="a .solverstate to go on from"
+    )
+    command.add_argument(
+        "--as-caffe", action="store_true", help="start lambda and data over at --snapshot"
+    )
+    command.add_argument(
+        "--gradient", choices=["paper", "exact", "detached"], help="the rule (default: the net's)"
+    )
+    command.add_argument("--device", default="cpu", help="PyTorch's device (default: cpu)")
+    command.add_argument("--compile", action="store_true", help="by torch.compile")
+    command.add_argument(
+        "--iterations", metavar="N", type=positive, help="this many, instead of up to max_iter"
+    )
+    command.add_argument(
+        "--seed", metavar="N", type=not_negative, help="instead of the solver's random_seed"
+    )
+    command.add_argument(
+        "--skip-broken", action="store_true", help="leave images out that cannot be read"
+    )
+    command.add_argument(
+        "--keep-going", action="store_true", help="warn of a hopeless loss, and go on"
+    )
+    _add_output(command)
+
+
+def _add_output(command: argparse.ArgumentParser) -> None:
+    output = command.add_argument_group("output")
+    output.add_argument(
+        "--log", metavar="FILE.jsonl", type=file_name, help="write a line of JSON an iteration"
+    )
+    output.add_argument("--plot", metavar="FILE.png", type=png, help="draw loss, lambda and rate")
+    output.add_argument(
+        "--tensorboard", metavar="DIR", type=file_name, help="write TensorBoard's events too"
+    )
+    output.add_argument(
+        "--verify",
+        metavar="SOURCE",
+        type=file_name,
+        help="verify by pairs of these images, of classes that are not trained on: an LMDB, a .h5, "
+        "or a list",
+    )
+    output.add_argument(
+        "--verify-every",
+        metavar="N",
+        type=positive,
+        help="iterations between (default: at the end alone)",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train, and return 1 where the loss is hopeless."""
+    from caffe_margin.cli.memory import keep_memory
+
+    keep_memory()
+    if options.as_caffe and not options.snapshot:
+        raise ValueError("--as-caffe says how to go on from a --snapshot, which is not given")
+    if options.verify_every and not options.verify:
+        raise ValueError("--verify-every needs --verify SOURCE")
+    if options.plot:
+        from caffe_margin.report import figures  # noqa: F401  (its message says what to install)
+    solver = _solver(options)
+    verifier = _verifier(options, solver)
+    with _Log(options, solver.iteration) as log, _stopping() as stop:
+        status = _train(options, solver, verifier, log, stop)
+        for name, source in solver.net.sources.items():
+            if source.broken:
+                complain(f"layer {name!r}: {len(source.broken)} images could not be read")
+    return status
+
+
+def _solver(options: argparse.Namespace) -> Solver:
+    """Make the solver, restore it, and say where it stands."""
+    import torch
+
+    from caffe_margin.torch.solver import Solver
+
+    try:
+        torch.empty(0, device=options.device)
+    except (RuntimeError, AssertionError) as error:  # PyTorch's word for a device that is not
+        raise ValueError(f"device {options.device!r}: {str(error).splitlines()[0]}") from None
+    solver = Solver(
+        options.solver,
+        options.weights,
+        seed=options.seed,
+        device=options.device,
+        gradient=options.gradient,
+        compiled=options.compile,
+    )
+    for net in (solver.net, *solver.test_nets):
+        for source in net.sources.values():
+            source.skip_broken = options.skip_broken
+    if options.snapshot:
+        solver.restore(options.snapshot, as_caffe=options.as_caffe)
+        start = "starts over at" if options.as_caffe else "goes on at"
+        counts = [f"{name!r} {start} {count}" for name, count in solver.layer_iterations.items()]
+        layers = "".join(f"; layer {count}" for count in counts)
+        print(f"restored {show_path(options.snapshot)}: iteration {solver.iteration}{layers}")
+    return solver
+
+
+def _verifier(options: argparse.Namespace, solver: Solver) -> Verifier | None:
+    if not options.verify:
+        return None
+    from pathlib import Path
+
+    from caffe_margin.solver.nets import net_to_train
+    from caffe_margin.torch.verification import Verifier
+
+    param = net_to_train(solver.param, Path(options.solver).parent)
+    return Verifier(solver.net, param, options.verify)
+
+
+def _train(
+    options: argparse.Namespace,
+    solver: Solver,
+    verifier: Verifier | None,
+    log: _Log,
+    stop: list[int],
+) -> int:
+    """Train, and return the exit status."""
+    from caffe_margin.torch.training import LossWatch
+
+    p = solver.param
+    last = p.max_iter if options.iterations is None else solver.iteration + options.iterations
+    watch = LossWatch(solver.classes)
+    done, saved, told = None, "", False
+    with _Shown(p.display, solver.iteration, last) as shown:
+        for done in _run(solver, last - solver.iteration):
+            if done is None:
+                return 1
+            saved = done.snapshot
+            shown(done)
+            log.iteration(done)
+            if trouble := watch(done.loss):
+                if not options.keep_going:
+                    complain(f"iteration {done.iteration}: {trouble}; or --keep-going")
+                    return 1
+                if not told:
+                    complain(f"warning: iteration {done.iteration}: {trouble}")
+                told = True
+            due = options.verify_every and done.iteration % options.verify_every == 0
+            if verifier and due and done.iteration < last:
+                _verify(verifier, done.iteration, log)
+            if stop:
+                break
+    if solver.iteration >= p.max_iter:
+        for i, test in enumerate(solver.finish()):
+            _print_test(i, test)
+    elif done is not None:
+        path = saved or solver.snapshot()
+        print(f"stopped after iteration {solver.iteration}; to go on: {_again(options, path)}")
+    if verifier and not stop:
+        _verify(verifier, solver.iteration, log)
+    return 128 + stop[0] if stop else 0
+
+
+def _run(solver: Solver, iterations: int) -> Iterator[Iteration | None]:
+    """Yield what `Solver.run` does, and None once a layer meets numbers that are none."""
+    try:
+        yield from solver.run(iterations)
+    except ValueError as error:
+        if not solver.iteration or "not finite" not in str(error):
+            raise
+        complain(
+            f"iteration {solver.iteration + 1}: {error}: the rate is too high. Try a tenth of "
+            "base_lr, or clip_gradients, from the last snapshot that is sound"
+        )
+        yield None
+
+
+def _again(options: argparse.Namespace, snapshot: str) -> str:
+    """Return the command that goes on from a snapshot."""
+    words = ["caffe-margin", "train", options.solver, "--snapshot", snapshot]
+    for name in ("gradient", "log", "plot", "tensorboard", "verify", "verify_every"):
+        if (value := getattr(options, name)) is not None:
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    words += ["--device", options.device] if options.device != "cpu" else []
+    flags = {"--compile": options.compile, "--skip-broken": options.skip_broken}
+    words += [name for name, given in flags.items() if given]
+    return shlex.join(words)
+
+
+def _verify(verifier: Verifier, iteration: int, log: _Log) -> None:
+    """Print and log how well images of classes that are not trained on are told apart."""
+    from caffe_margin.study.pairs import cosine, draw_pairs, roc
+
+    features, label = verifier.features()
+    left, right, same = draw_pairs(label)
+    curve = roc(cosine(features[left], features[right]), same)
+    tar = {str(far): curve.tar_at(far) for far in FARS}
+    rates = ", ".join(f"{rate:.3f} at FAR {far}" for far, rate in tar.items())
+    print(
+        f"iteration {iteration}: verification: EER {curve.eer:.2%}, AUC {curve.auc:.4f}, "
+        f"TAR {rates} ({same.sum()} pairs of one class, {(~same).sum()} of two)",
+        flush=True,
+    )
+    log.verification(iteration, {"eer": curve.eer, "auc": curve.auc, "tar_at_far": tar})
+
+
+def _print_test(i: int, test: Mapping[str, Any]) -> None:
+    means = ", ".join(f"{name} {float(value.mean()):.4g}" for name, value in test.items())
+    print(f"test net {i}: {means}", flush=True)
+
+
+@contextmanager
+def _stopping() -> Iterator[list[int]]:
+    """Yield a list that is empty until Ctrl-C or SIGTERM; a second one ends the run at once."""
+    stop: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        if stop:
+            raise KeyboardInterrupt
+        stop.append(number)
+
+    kept = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+
+
+class _Shown:
+    """What is seen of a run: a bar on a terminal, lines every ``display`` iterations elsewhere."""
+
+    def __init__(self, display: int, start: int, last: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.progress import TimeRemainingColumn as Remaining
+
+        self.display, self.start, self.last = display, start, last
+        self.began, self.images, self.since = time.monotonic(), 0, time.monotonic()
+        err = Console(stderr=True)
+        text = TextColumn("{task.description}")
+        columns = (MofNCompleteColumn(), BarColumn(), Remaining(), text)
+        self.bar = Progress(*columns, console=err, transient=True) if err.is_terminal else None
+
+    def __enter__(self) -> _Shown:
+        if self.bar:
+            self.bar.start()
+            self.task = self.bar.add_task("", total=self.last, completed=self.start)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar:
+            self.bar.stop()
+
+    def __call__(self, done: Iteration) -> None:
+        """Show an iteration."""
+        for i, test in enumerate(done.tests):
+            _print_test(i, test)
+        now, passed = time.monotonic(), done.iteration - self.start
+        if passed == 1:
+            self.began, self.since = now, now
+        self.images += done.images if passed > 1 else 0
+        if passed == min(MEASURED, self.last - self.start):
+            print(_ahead(self.last, (now - self.began) / max(passed - 1, 1), done), flush=True)
+        if self.bar:
+            speed = self.images / max(now - self.since, 1e-9)
+            self.bar.update(self.task, completed=done.iteration, description=_line(done, speed))
+        elif self.display and done.iteration % self.display == 0:
+            line = _line(done, self.images / max(now - self.since, 1e-9))
+            print(f"iteration {done.iteration}: {line}", flush=True)
+            self.images, self.since = 0, now
+
+
+def _line(done: Iteration, speed: float) -> str:
+    margins = [
+        f"lambda {value:.4g} ({1 / (1 + value):.1%} of the margin)"
+        for value in done.lambda_.values()
+    ]
+    parts = [f"loss {done.smoothed_loss:.4f}", *margins, f"rate {done.rate:g}"]
+    return ", ".join([*parts, *([f"{speed:.0f} images/s"] if speed else [])])
+
+
+def _ahead(last: int, seconds: float, done: Iteration) -> str:
+    """Say what the run takes: memory as measured, and time."""
+    import torch
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    memory = {"": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        memory[" on the device"] = torch.cuda.max_memory_allocated()
+    taken = " and ".join(f"{size / 2**30:.2f} GiB{where}" for where, size in memory.items())
+    minutes = (last - done.iteration) * seconds / 60
+    return (
+        f"measured: {taken}, {seconds:.3g} s an iteration of {done.images} images; to iteration "
+        f"{last} about {minutes:.3g} minutes"
+    )
+
+
+class _Log:
+    """The lines of --log, TensorBoard's events, and what --plot draws."""
+
+    def __init__(self, options: argparse.Namespace, start: int) -> None:
+        self.plot, self.path = options.plot, options.log
+        self.iterations: list[dict[str, Any]] = []
+        self.verifications: list[dict[str, Any]] = []
+        for entry in _read_log(self.path, start) if self.path and options.snapshot else ():
+            kept = self.verifications if "verification" in entry else self.iterations
+            kept.append(entry)
+        self.file, self.events = None, _events(options.tensorboard)
+        self.seconds = time.monotonic()
+        if self.path:
+            from caffe_margin.files.atomic import atomic_write
+
+            entries = sorted(self.iterations + self.verifications, key=lambda e: e["iteration"])
+            with atomic_write(self.path) as unfinished:
+                unfinished.write_text("".join(f"{json.dumps(entry)}\n" for entry in entries))
+            self.file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115
+
+    def __enter__(self) -> _Log:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.file:
+            self.file.close()
+        if self.events:
+            self.events.close()
+        self._draw()
+
+    def iteration(self, done: Iteration) -> None:
+        """Log an iteration; with a snapshot the picture is drawn anew."""
+        from caffe_margin.files.plain_json import plain
+
+        now = time.monotonic()
+        entry = {
+            "iteration": done.iteration,
+            "loss": done.loss,
+            "smoothed_loss": done.smoothed_loss,
+            "rate": done.rate,
+            "lambda": dict(done.lambda_),
+            "images": done.images,
+            "seconds": now - self.seconds,
+        }
+        if done.tests:
+            entry["tests"] = [{k: v.tolist() for k, v in test.items()} for test in done.tests]
+        if done.snapshot:
+            entry["snapshot"] = done.snapshot
+        self.seconds = now
+        self._write(plain(entry), self.iterations)
+        if self.events:
+            for name in ("loss", "smoothed_loss", "rate"):
+                self.events.add_scalar(name, entry[name], done.iteration)
+            for name, value in done.lambda_.items():
+                self.events.add_scalar(f"lambda/{name}", value, done.iteration)
+        if done.snapshot:
+            self._draw()
+
+    def verification(self, iteration: int, found: dict[str, Any]) -> None:
+        """Log a verification."""
+        self._write({"iteration": iteration, "verification": found}, self.verifications)
+        if self.events:
+            self.events.add_scalar("verification/eer", found["eer"], iteration)
+            self.events.add_scalar("verification/auc", found["auc"], iteration)
+
+    def _write(self, entry: Any, kept: list[dict[str, Any]]) -> None:
+        if self.plot or kept is self.verifications:
+            kept.append(entry)
+        if self.file:
+            self.file.write(f"{json.dumps(entry)}\n")
+            self.file.flush()
+
+    def _draw(self) -> None:
+        if self.plot and self.iterations:
+            from caffe_margin.report import figures
+            from caffe_margin.report.run_figure import draw_run
+
+            with figures.style():
+                figures.save(draw_run(self.iterations, self.verifications), self.plot)
+
+
+def _read_log(path: str, last: int) -> Iterator[dict[str, Any]]:
+    """Yield the entries up to an iteration; what a killed run left half written is passed over."""
+    if not os.path.exists(path):
+        return
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(entry, dict) and entry.get("iteration", last + 1) <= last:
+                yield entry
+
+
+def _events(folder: str | None) -> Any:
+    """Return TensorBoard's writer."""
+    if folder is None:
+        return None
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise ValueError(
+            "--tensorboard needs TensorBoard, which is not installed: pip install tensorboard"
+        ) from None
+    return SummaryWriter(folder)
