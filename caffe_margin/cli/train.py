@@ -5,10 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import shlex
 import signal
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -134,14 +132,10 @@ def run(options: argparse.Namespace) -> int:
 
 def _solver(options: argparse.Namespace) -> Solver:
     """Make the solver, restore it, and say where it stands."""
-    import torch
-
     from caffe_margin.torch.solver import Solver
+    from caffe_margin.torch.training import check_device
 
-    try:
-        torch.empty(0, device=options.device)
-    except (RuntimeError, AssertionError) as error:  # PyTorch's word for a device that is not
-        raise ValueError(f"device {options.device!r}: {str(error).splitlines()[0]}") from None
+    check_device(options.device)
     solver = Solver(
         options.solver,
         options.weights,
@@ -339,13 +333,9 @@ def _line(done: Iteration, speed: float) -> str:
 
 def _ahead(last: int, seconds: float, done: Iteration) -> str:
     """Say what the run takes: memory as measured, and time."""
-    import torch
+    from caffe_margin.torch.training import memory_taken
 
-    unit = 1 if sys.platform == "darwin" else 1024
-    memory = {"": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        memory[" on the device"] = torch.cuda.max_memory_allocated()
-    taken = " and ".join(f"{size / 2**30:.2f} GiB{where}" for where, size in memory.items())
+    taken = " and ".join(f"{size / 2**30:.2f} GiB{where}" for where, size in memory_taken().items())
     minutes = (last - done.iteration) * seconds / 60
     return (
         f"measured: {taken}, {seconds:.3g} s an iteration of {done.images} images; to iteration "
@@ -363,7 +353,11 @@ class _Log:
         for entry in _read_log(self.path, start) if self.path and options.snapshot else ():
             kept = self.verifications if "verification" in entry else self.iterations
             kept.append(entry)
-        self.file, self.events = None, _events(options.tensorboard)
+        self.file, self.events = None, None
+        if options.tensorboard:
+            from caffe_margin.torch.training import tensorboard
+
+            self.events = tensorboard(options.tensorboard)
         self.seconds = time.monotonic()
         if self.path:
             from caffe_margin.files.atomic import atomic_write
@@ -446,16 +440,3 @@ def _read_log(path: str, last: int) -> Iterator[dict[str, Any]]:
                 continue
             if isinstance(entry, dict) and entry.get("iteration", last + 1) <= last:
                 yield entry
-
-
-def _events(folder: str | None) -> Any:
-    """Return TensorBoard's writer."""
-    if folder is None:
-        return None
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise ValueError(
-            "--tensorboard needs TensorBoard, which is not installed: pip install tensorboard"
-        ) from None
-    return SummaryWriter(folder)

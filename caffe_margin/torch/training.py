@@ -1,9 +1,14 @@
-"""What goes wrong in training and shows in the loss."""
+"""What a run of training needs from PyTorch, and what its loss says of it."""
 
 from __future__ import annotations
 
 import math
+import resource
+import sys
 from collections import deque
+from typing import Any
+
+import torch
 
 from caffe_margin.maths.softmax import LARGEST_LOSS
 
@@ -55,3 +60,35 @@ class LossWatch:
                 "or start from weights trained as SINGLE"
             )
         return ""
+
+
+def check_device(device: str) -> None:
+    """Raise ValueError where PyTorch has no such device here."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # PyTorch's word for a device that is not
+        raise ValueError(f"device {device!r}: {str(error).splitlines()[0]}") from None
+
+
+def memory_taken() -> dict[str, int]:
+    """Return the most bytes that this process has had, by where."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    taken = {"": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        taken[" on the device"] = torch.cuda.max_memory_allocated()
+    return taken
+
+
+def tensorboard(folder: str) -> Any:
+    """Return TensorBoard's writer.
+
+    Raises:
+        ValueError: TensorBoard is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise ValueError(
+            "--tensorboard needs TensorBoard, which is not installed: pip install tensorboard"
+        ) from None
+    return SummaryWriter(folder)

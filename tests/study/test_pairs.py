@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score
 
-from caffe_margin.study.pairs import Pairs, cosine, evaluate, insightface_val_at_far, roc
+from caffe_margin.study.pairs import (
+    Pairs,
+    cosine,
+    draw_pairs,
+    evaluate,
+    insightface_val_at_far,
+    roc,
+)
 from helpers.places import DATA
 
 SETS = ["accuracy70", "lfw6000", "ties", "tie_at_threshold", "zero_norm"]
@@ -121,3 +128,23 @@ def test_bad_pairs(protocol, change, message):
     named = dict(zip(("left", "right", "same", "fold"), GOOD, strict=True)) | change
     with pytest.raises(ValueError, match=message):
         evaluate(protocol, **named)
+
+
+def test_draw_pairs():
+    """All of one class, some or all of two, each once where all are taken, and the same again."""
+    label = np.array([3, 1, 3, 3, 1, 7])
+    left, right, same = draw_pairs(label)
+    assert len({frozenset(pair) for pair in zip(left.tolist(), right.tolist(), strict=True)}) == 15
+    assert (label[left] == label[right]).tolist() == same.tolist()
+    assert same.sum() == 4
+    left, right, same = draw_pairs(np.repeat(np.arange(40), 5), different=300)
+    assert (same.sum(), (~same).sum()) == (400, 300)
+    assert (left // 5 == right // 5).tolist() == same.tolist()
+    again = draw_pairs(np.repeat(np.arange(40), 5), different=300)
+    assert all(map(np.array_equal, again, (left, right, same)))
+
+
+@pytest.mark.parametrize("label", [[1, 1, 1], [0, 1, 2], [4], []])
+def test_draw_pairs_needs_both_kinds(label):
+    with pytest.raises(ValueError, match="two samples of a class, and two classes"):
+        draw_pairs(label)
