@@ -375,8 +375,9 @@ class LRPolicy(torch.optim.lr_scheduler.LRScheduler):
     >>> import caffe_margin as cm
     >>> solver_param = cm.read_solver("models/sphereface_solver.prototxt")
     >>> optimizer = of_solver(solver_param, [torch.zeros(3)])
-    >>> [round(rate, 6) for rate in LRPolicy(optimizer, solver_param, 15999).get_last_lr()]
-    [0.01]
+    >>> [rate] = LRPolicy(optimizer, solver_param, last_epoch=15999).get_last_lr()
+    >>> round(rate, 6)
+    0.01
 
     Args:
         optimizer: whose rate it sets, in the precision of its first parameter.

@@ -61,9 +61,9 @@ class Solver:
     """A solver of Caffe's.
 
         >>> import torch
-        >>> x, label = torch.randn(2, 3, 112, 96), torch.tensor([3.0, 5.0])
+        >>> x, label = torch.randn(2, 1, 32, 32), torch.tensor([3.0, 5.0])
         >>> solver = Solver(
-        ...     "models/sphereface4_solver.prototxt",
+        ...     "models/glyphs_solver.prototxt",
         ...     feed=lambda forwards: {"data": x, "label": label},
         ...     shapes={"data": x.shape, "label": label.shape},
         ... )
