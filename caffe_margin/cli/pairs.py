@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from importlib import metadata
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from caffe_margin.cli.common import (
@@ -18,7 +19,7 @@ from caffe_margin.cli.common import (
     print_json,
     show_path,
 )
-from caffe_margin.cli.run import BATCH, add_preprocessing, run_images
+from caffe_margin.cli.run import BATCH, MIRRORED, add_preprocessing, run_images
 from caffe_margin.files.visible import visible
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from caffe_margin.study.pairs import Curve, Evaluation
 
 NAMES = ("sphereface", "sphereface_pytorch", "insightface")
+OF_NET = ("weights", "root", "like", "mean", "scale", "size", "resize", "rgb", "batch")
+"""The options that --net alone looks at."""
 
 
 def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -82,7 +85,6 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
         "--batch",
         metavar="N",
         type=positive,
-        default=BATCH,
         help=f"images that are run at once (default: {BATCH})",
     )
     add_json(command)
@@ -95,13 +97,21 @@ def run(options: argparse.Namespace) -> int:
     from caffe_margin.study.pair_features import pair_features
     from caffe_margin.study.pairs import evaluate, roc
 
+    given = [f"--{name}" for name in OF_NET if getattr(options, name) not in (None, False)]
+    if options.features and given:
+        raise ValueError(f"{' and '.join(given)}: for --net; the features of --features are made")
     listed = read_pairs(options.pairs)
     arrays = read_arrays(options.features) if options.features else _run_net(options, listed)
     mirrored = read_arrays(options.mirrored) if options.mirrored else None
     found = pair_features(listed, arrays, options.blob, mirrored)
+    if options.mirror and found.left_mirror is None:
+        raise ValueError(
+            f"{options.features}: no blob {found.blob + MIRRORED!r} for --mirror; "
+            "`caffe-margin run --mirror` writes it"
+        )
     names = NAMES if options.protocol == "all" else (options.protocol,)
     sides = found.left, found.right, found.same
-    fold = _folds(len(listed), options.folds) if options.folds else None
+    fold = _folds(len(listed), options.folds, names)
     evaluations = [
         evaluate(name, *sides, fold, found.left_mirror, found.right_mirror) for name in names
     ]
@@ -116,13 +126,23 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _folds(pairs: int, folds: int) -> NDArray:
-    """Return folds one after the other, of sizes that differ by one at most."""
+def _folds(pairs: int, folds: int | None, names: Sequence[str]) -> NDArray | None:
+    """Return folds one after the other, of sizes that differ by one at most; None for the own."""
     import numpy as np
 
-    if folds > pairs:
+    from caffe_margin.study.pairs import PROTOCOLS
+
+    if folds and folds > pairs:
         raise ValueError(f"{folds} folds of {pairs} pairs; a fold has at least one")
-    return np.arange(pairs) * folds // pairs + 1
+    fold = np.arange(pairs) * folds // pairs + 1 if folds else None
+    for name in names:
+        own = PROTOCOLS[name][0](pairs) if fold is None else fold
+        if own.min() == own.max():
+            raise ValueError(
+                f"{pairs} pairs: there is one fold; a threshold is found on the others: give "
+                "--folds N, 2 or more"
+            )
+    return fold
 
 
 def _run_net(options: argparse.Namespace, listed: Sequence[ListedPair]) -> dict[str, NDArray]:
@@ -135,13 +155,36 @@ def _run_net(options: argparse.Namespace, listed: Sequence[ListedPair]) -> dict[
     blobs = [options.blob] if options.blob else []
     features = Features(read_net(options.net), options.weights, blobs)
     names = dict.fromkeys(name for pair in listed for name in (pair.left, pair.right))
-    options.images = [os.path.join(options.root or "", name) for name in names]
+    options.images = [_file_of(os.path.join(options.root or "", name)) for name in names]
+    options.batch = options.batch or BATCH
     errors: dict[str, str] = {}
     arrays = run_images(options, features, errors)
     for path, reason in errors.items():
         more = f"; {len(errors) - 1} more images of the list are bad" if len(errors) > 1 else ""
         raise ValueError(f"{path}: {reason}{more}")
     return arrays
+
+
+def _file_of(path: str) -> str:
+    """Return the file of an image, or else the one that differs in the ending alone.
+
+    Raises:
+        ValueError: there are two of these.
+    """
+    from caffe_margin.torch.images import ENDINGS
+
+    folder, name = os.path.split(path)
+    if os.path.exists(path) or not os.path.isdir(folder):
+        return path
+    stem = PurePath(name).stem
+    found = sorted(
+        other
+        for other in os.listdir(folder)
+        if PurePath(other).stem == stem and other.lower().endswith(ENDINGS)
+    )
+    if len(found) > 1:
+        raise ValueError(f"image {path!r} of the list may be {found[0]!r} or {found[1]!r}")
+    return os.path.join(folder, *found) if found else path
 
 
 def _answer(

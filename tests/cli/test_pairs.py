@@ -139,6 +139,8 @@ def test_from_a_net_in_one_go(faces, capsys):
     ("arguments", "message"),
     [
         ([*NET_OPTIONS, *SCALE], "there is one fold; a threshold is found on the others"),
+        ([*NET_OPTIONS, *SCALE, "--protocol", "all"], "on the others: give --folds N, 2 or more"),
+        ([*NET_OPTIONS, *SCALE, "--folds", "1"], "on the others: give --folds N, 2 or more"),
         ([*NET_OPTIONS, *SCALE, "--folds", "40"], "all 1 pairs of fold 1 are of the same person"),
         ([*NET_OPTIONS, *SCALE, "--folds", "41"], "41 folds of 40 pairs"),
         ([*NET_OPTIONS, *SCALE, "--blob", "fc9"], "the net has no blob 'fc9'"),
@@ -156,6 +158,57 @@ def test_mistakes(faces, capsys, arguments, message):
     assert captured.out == ""
     (line,) = captured.err.splitlines()
     assert message in line
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--weights", "w.caffemodel"],
+        ["--root", "faces"],
+        ["--like", "net.prototxt"],
+        SCALE[:2],
+        SCALE[2:],
+        ["--size", "4x6"],
+        ["--resize"],
+        ["--rgb"],
+        ["--batch", "32"],
+    ],
+)
+def test_what_is_for_a_net_is_refused_with_features(lfw, capsys, arguments):
+    assert run(lfw[0], *arguments) == 2
+    assert capsys.readouterr().err == (
+        f"caffe-margin: {arguments[0]}: for --net; the features of --features are made\n"
+    )
+
+
+def test_mirror_with_features(lfw, capsys, tmp_path):
+    """It asks for the mirrored images' features, and they are in the file or not."""
+    assert run(lfw[0], "--mirror") == 0
+    (tmp_path / "pairs.txt").write_bytes((lfw[0] / "pairs.txt").read_bytes())
+    arrays = read_arrays(lfw[0] / "f.npz")
+    del arrays["fc5_mirrored"]
+    write_arrays(tmp_path / "f.npz", arrays)
+    assert run(tmp_path) == 0
+    capsys.readouterr()
+    assert run(tmp_path, "--mirror") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "f.npz: no blob 'fc5_mirrored' for --mirror; `caffe-margin run --mirror` w" in line
+
+
+def test_the_ending_of_an_image_does_not_matter(faces, capsys):
+    arguments = ["pairs", "pairs.txt", *NET_OPTIONS, *SCALE, "--folds", "4", "--json"]
+    assert main(arguments) == 0
+    before = capsys.readouterr().out
+    folder = faces / "faces" / "A"
+    cv2.imwrite(str(folder / "A_0001.png"), cv2.imread(str(folder / "A_0001.jpg")))
+    (folder / "A_0001.jpg").unlink()
+    (folder / "A_0001.txt").write_text("no image")
+    (folder / "A_0002.jpg").rename(folder / "A_0002.JPG")
+    assert main(arguments) == 0
+    assert capsys.readouterr().out == before
+    (folder / "A_0001.bmp").write_bytes(b"")
+    assert main(arguments) == 2
+    assert "A_0001.jpg' of the list may be 'A_0001.bmp' or 'A_0001.png'" in capsys.readouterr().err
 
 
 def test_an_image_that_is_missing_is_named(faces, capsys):
