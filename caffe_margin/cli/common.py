@@ -9,7 +9,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from caffe_margin.files.visible import visible
@@ -196,7 +196,13 @@ def not_negative(text: str) -> int:
 
 
 def number(text: str) -> float:
-    """Parse a number."""
+    """Parse a finite number."""
+    if not math.isfinite(value := _float(text)):
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number")
+    return value
+
+
+def _float(text: str) -> float:
     try:
         return float(text)
     except ValueError:
@@ -205,7 +211,7 @@ def number(text: str) -> float:
 
 def positive_number(text: str) -> float:
     """Parse a finite number above 0."""
-    if not 0 < (value := number(text)) < math.inf:
+    if not 0 < (value := _float(text)) < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return value
 
@@ -215,6 +221,27 @@ def file_name(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("an empty string is no name of a file")
     return text
+
+
+def mean(text: str) -> str:
+    """Take finite numbers, divided by commas, or the name of a file."""
+    try:
+        values = [float(part) for part in file_name(text).split(",")]
+    except ValueError:
+        return text
+    if not all(map(math.isfinite, values)):
+        raise argparse.ArgumentTypeError(f"{text} is not finite numbers")
+    return text
+
+
+def refuse_to_replace(inputs: Iterable[str | None], out: str) -> None:
+    """Raise ValueError where the file to write is one of those that are read."""
+    for path in filter(None, inputs):
+        is_same = False
+        with suppress(OSError, ValueError):  # one of them is not there, or no name of a file
+            is_same = os.path.samefile(path, out)
+        if is_same:
+            raise ValueError(f"{out} would replace {path}, which is read: give another --out")
 
 
 def png(text: str) -> str:

@@ -21,10 +21,12 @@ from caffe_margin.cli.common import (
     add_shapes,
     complain,
     file_name,
+    mean,
     number,
     positive,
     print_json,
     read_net,
+    refuse_to_replace,
     show_path,
 )
 from caffe_margin.files.visible import visible
@@ -107,7 +109,7 @@ def _add_onnx(command: argparse.ArgumentParser) -> None:
     onnx.add_argument(
         "--mean",
         metavar="M|M,M,M|FILE",
-        type=file_name,
+        type=mean,
         help="take an image's bytes, height x width x channels, in the order of the net's "
         "channels, and subtract a number, one a channel, or a mean .binaryproto",
     )
@@ -138,15 +140,16 @@ def _out(text: str) -> str:
 def run(options: argparse.Namespace) -> int:
     """Write the files, and print how far each blob is off."""
     from caffe_margin.files.weights import take_blobs
-    from caffe_margin.nets.deploy import deploy
     from caffe_margin.nets.select import filter_net
 
     is_onnx = options.out.endswith(".onnx")
     if not is_onnx and (options.batch or options.mean or options.scale is not None):
         raise ValueError("--batch, --mean and --scale are for an .onnx; see --shape")
+    refuse_to_replace(_files(options), options.out)
     check = _is_checked(options, is_onnx)
-    net, blobs = take_blobs(filter_net(read_net(options), "TEST", stages=options.stage))
-    deployed = deploy(net, dict(options.shape), stages=options.stage, keep_head=options.keep_head)
+    whole = read_net(options)
+    net, blobs = take_blobs(filter_net(whole, "TEST", stages=options.stage))
+    deployed = _deploy(options, whole, net)
     for note in deployed.notes:
         complain(f"warning: {note}")
     weights, said = _weights(options, net, deployed.net, blobs, draw=is_onnx or check)
@@ -161,6 +164,37 @@ def run(options: argparse.Namespace) -> int:
         written = []
     _say(options, deployed, written, checked, said)
     return 0 if written else 1
+
+
+def _files(options: argparse.Namespace) -> tuple[str | None, ...]:
+    """Return the files that are read."""
+    return options.net, options.weights, options.inputs, options.mean
+
+
+def _deploy(options: argparse.Namespace, whole: pb.NetParameter, net: pb.NetParameter) -> Deployed:
+    """Return the net to deploy; where a shape is wanting, say by which option it is given."""
+    from caffe_margin.nets.deploy import UnknownInput, deploy
+
+    shapes = dict(options.shape)
+    for top in shapes:
+        _refuse_left_out(top, whole, net)
+    try:
+        return deploy(net, shapes, stages=options.stage, keep_head=options.keep_head)
+    except UnknownInput as error:
+        _refuse_left_out(error.top, whole, net)
+        raise ValueError(f"{error}, by --shape {error.top}=N,C,H,W") from None
+
+
+def _refuse_left_out(top: str, whole: pb.NetParameter, net: pb.NetParameter) -> None:
+    """Raise ValueError where only layers that are not in phase TEST have a top."""
+    if any(top in layer.top for layer in net.layer):
+        return
+    for layer in whole.layer:
+        if top in layer.top:
+            raise ValueError(
+                f"input {top!r} is the top of layer {layer.name!r}, whose rules leave it out of "
+                f"phase TEST; to deploy the net, give it a layer there with the top {top!r}"
+            )
 
 
 def _is_checked(options: argparse.Namespace, is_onnx: bool) -> bool:
@@ -234,6 +268,8 @@ def _write_prototxt(
     from caffe_margin.files.weights import write_weights
 
     beside = [str(Path(options.out).with_suffix(".caffemodel"))] if said and weights else []
+    for name in beside:
+        refuse_to_replace(_files(options), name)
     with ExitStack() as stack:
         path = stack.enter_context(atomic_write(options.out))
         caffemodel = path.with_suffix(".caffemodel")
@@ -290,16 +326,18 @@ def _of_bytes(options: argparse.Namespace, deployed: pb.NetParameter) -> Bytes |
         return None
     (_, *image), *_ = (tuple(shape.dim) for shape in deployed.layer[0].input_param.shape)
     try:
-        mean = np.array([float(part) for part in (options.mean or "0").split(",")])
+        means = np.array([float(part) for part in (options.mean or "0").split(",")])
     except ValueError:
-        mean = read_binaryproto(options.mean)
-        mean = mean.reshape(mean.shape[-3:])
-    if len(image) != 3 or (mean.shape != tuple(image) and mean.shape not in ((1,), (image[0],))):
+        means = read_binaryproto(options.mean)
+        means = means.reshape(means.shape[-3:])
+        if not np.isfinite(means).all():
+            raise ValueError(f"{options.mean}: the mean is not finite") from None
+    if len(image) != 3 or (means.shape != tuple(image) and means.shape not in ((1,), (image[0],))):
         raise ValueError(
-            f"a mean of {mean.shape} and images of {tuple(image)}; it takes one number, one a "
+            f"a mean of {means.shape} and images of {tuple(image)}; it takes one number, one a "
             "channel, or one a pixel"
         )
-    return Bytes(mean, 1.0 if options.scale is None else options.scale)
+    return Bytes(means, 1.0 if options.scale is None else options.scale)
 
 
 def _metadata(options: argparse.Namespace, weights: str, of_bytes: Bytes | None) -> dict[str, str]:
@@ -313,7 +351,7 @@ def _metadata(options: argparse.Namespace, weights: str, of_bytes: Bytes | None)
         found["stages"] = " ".join(options.stage)
     if of_bytes:
         found["image"] = "uint8, height x width x channels, in the order of the net's channels"
-        found["mean"], found["scale"] = options.mean or "0", f"{of_bytes.scale:g}"
+        found["mean"], found["scale"] = options.mean or "0", repr(of_bytes.scale)
     return {f"caffe_margin.{key}": value for key, value in found.items()}
 
 

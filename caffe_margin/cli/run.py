@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -16,11 +17,13 @@ from caffe_margin.cli.common import (
     add_state,
     complain,
     file_name,
+    mean,
     number,
     positive,
     print_json,
     progress,
     read_net_as_written,
+    refuse_to_replace,
     show_path,
 )
 from caffe_margin.files.visible import visible
@@ -116,7 +119,7 @@ def add_preprocessing(command: argparse.ArgumentParser) -> None:
     images.add_argument(
         "--mean",
         metavar="M|M,M,M|FILE",
-        type=file_name,
+        type=mean,
         help="subtract a number, one a channel, or a mean .binaryproto",
     )
     images.add_argument("--scale", metavar="S", type=number, help="then multiply by this")
@@ -153,6 +156,7 @@ def run(options: argparse.Namespace) -> int:
     from caffe_margin.files.npz import write_arrays
     from caffe_margin.torch.features import Features
 
+    refuse_to_replace(_files(options), options.out)
     keep_memory()
     features = Features(
         read_net_as_written(options),
@@ -185,6 +189,16 @@ def run(options: argparse.Namespace) -> int:
     if not arrays:
         complain("there is no image to run the net on; nothing is written")
     return 1 if errors else 0
+
+
+def _files(options: argparse.Namespace) -> Iterator[str | None]:
+    """Yield the files that are read, the images among them."""
+    yield from (options.net, options.weights, options.inputs, options.like, options.mean)
+    if options.images and os.path.exists(options.out):
+        from caffe_margin.torch.images import find_images
+
+        yield from options.images
+        yield from find_images(options.images, options.root or "")
 
 
 def _run_inputs(options: argparse.Namespace, features: Features) -> dict[str, NDArray]:

@@ -26,6 +26,14 @@ INPUT = "input"
 """What Caffe calls the layer that it makes of an old net's ``input``."""
 
 
+class UnknownInput(ValueError):
+    """The shape of an input, ``top``, is not known."""
+
+    def __init__(self, top: str) -> None:
+        super().__init__(f"the file does not say the shape of input {top!r}: give it")
+        self.top = top
+
+
 class Deployed(NamedTuple):
     """A net to deploy.
 
@@ -66,7 +74,8 @@ def deploy(
             makes them.
 
     Raises:
-        ValueError: the shape of an input is not known, or nothing is left.
+        UnknownInput: the shape of an input is not known.
+        ValueError: nothing is left, or a shape is given that is no input's.
     """
     tested = filter_net(net, "TEST", stages=stages)
     heads = {layer.name for layer in tested.layer if layer.type in FIELDS and keep_head}
@@ -214,7 +223,7 @@ def _input(
     for top in names:
         shape = known.get(top)
         if shape is None or None in shape:
-            raise ValueError(f"the file does not say the shape of input {top!r}: give it")
+            raise UnknownInput(top)
         made.top.append(top)
         made.input_param.shape.add().dim.extend(dim or 0 for dim in shape)
     return made

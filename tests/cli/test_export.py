@@ -165,6 +165,9 @@ def test_what_a_fork_knows_goes_with_a_warning(files, capsys):
         (["-o", "d.pb"], "d.pb ends in neither .prototxt nor .onnx"),
         (["-o", "d.prototxt", "--batch", "2"], "--batch, --mean and --scale are for an .onnx"),
         (["-o", "d.onnx", "--mean", "1,2"], "a mean of (2,) and images of (3, 6, 8)"),
+        (["-o", "d.onnx", "--mean", "nan"], "--mean: nan is not finite"),
+        (["-o", "d.onnx", "--mean", "1,inf,2"], "--mean: 1,inf,2 is not finite"),
+        (["-o", "d.onnx", "--scale", "nan"], "--scale: nan is not a finite number"),
         (["-o", "d.onnx", "--mean", "no.binaryproto"], "'no.binaryproto': No such file"),
         (["-o", "d.prototxt", "--weights", "x.npz"], "'x.npz': No such file"),
         (["-o", "none/d.prototxt"], "there is no folder"),
@@ -179,6 +182,59 @@ def test_mistakes(files, capsys, arguments, message):
     assert status == 2
     assert message in capsys.readouterr().err
     assert sorted(os.listdir()) == ["train.prototxt", "w.caffemodel"]
+
+
+@pytest.mark.parametrize(
+    ("weights", "out", "read"),
+    [
+        ("w.caffemodel", "train.prototxt", "train.prototxt"),
+        ("w.caffemodel", "link.prototxt", "train.prototxt"),
+        ("w.caffemodel", "w.prototxt", "w.caffemodel"),
+        ("w.onnx", "w.onnx", "w.onnx"),
+    ],
+)
+def test_what_is_read_is_not_replaced(files, capsys, weights, out, read):
+    os.symlink("train.prototxt", "link.prototxt")
+    os.symlink("w.caffemodel", "w.onnx")
+    before = {name: (files / name).read_bytes() for name in os.listdir()}
+    assert export("--weights", weights, "-o", out) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(f" would replace {read}, which is read: give another --out")
+    assert {name: (files / name).read_bytes() for name in os.listdir()} == before
+
+
+def test_a_shape_that_is_wanting_is_given_by_an_option(files, capsys):
+    assert main(["export", "train.prototxt", "-o", "d.prototxt"]) == 2
+    assert capsys.readouterr().err == (
+        "caffe-margin: the file does not say the shape of input 'data': give it, by "
+        "--shape data=N,C,H,W\n"
+    )
+
+
+@pytest.mark.parametrize("shape", [[], SHAPE])
+def test_data_that_is_there_in_training_alone(files, capsys, shape):
+    rule = 'top: "label" include { phase: TRAIN }'
+    (files / "train.prototxt").write_text(TRAIN.replace('top: "label"', rule, 1))
+    assert main(["export", "train.prototxt", *shape, "-o", "d.prototxt"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "'data' is the top of layer 'data', whose rules leave it out of phase TEST" in line
+
+
+@pytest.mark.parametrize("scale", [1 / 128, 0.1234567890123])
+def test_the_metadata_says_the_scale_in_full(files, scale):
+    assert export("-o", "d.onnx", "--scale", str(scale), "--no-check") == 0
+    metadata = {prop.key: prop.value for prop in onnx.load("d.onnx").metadata_props}
+    assert float(metadata["caffe_margin.scale"]) == scale
+
+
+@pytest.mark.parametrize("out", ["d.onnx", "d.prototxt"])
+def test_weights_that_are_not_finite_are_off(files, capsys, out):
+    weights = cm.read_weights("w.caffemodel")
+    weights["conv"][0].flat[0] = np.nan
+    cm.write_weights(weights, "nan.caffemodel")
+    assert export("--weights", "nan.caffemodel", "-o", out) == 1
+    assert "layer 'conv' is the first that is off" in capsys.readouterr().err
+    assert not (files / out).exists()
 
 
 def test_a_prototxt_needs_no_torch(tmp_path):
@@ -217,6 +273,10 @@ def test_a_mean_image(files, capsys):
     image = np.full((1, 6, 8, 3), 100, np.uint8)
     computed = run_onnx("d.onnx", {"image": image}, ["data"])["data"]
     np.testing.assert_array_equal(computed, 100 - mean)
+    mean.flat[5] = np.nan
+    (files / "m.binaryproto").write_bytes(array_to_blob(mean).SerializeToString())
+    assert export("-o", "e.onnx", "--mean", "m.binaryproto") == 2
+    assert "m.binaryproto: the mean is not finite" in capsys.readouterr().err
 
 
 def test_where_onnxruntime_is_missing(files, capsys, monkeypatch):

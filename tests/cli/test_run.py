@@ -237,6 +237,9 @@ def test_refused(files, case, capsys):
         [*NET, *FACES, "--size", "112"],
         [*NET, *FACES, "--size", "0x3"],
         [*NET, *FACES, "--batch", "0"],
+        [*NET, *FACES, "--scale", "1", "--mean", "nan"],
+        [*NET, *FACES, "--scale", "1", "--mean", "1,2,-inf"],
+        [*NET, *FACES, "--scale", "nan"],
         ["deploy.prototxt", *FACES],
     ],
 )
@@ -244,6 +247,28 @@ def test_usage(arguments, capsys):
     with pytest.raises(SystemExit) as caught:
         main(["run", *arguments])
     assert caught.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("out", "source"),
+    [
+        ("w.caffemodel", FACES),
+        ("deploy.prototxt", FACES),
+        ("train.prototxt", [*FACES, "--like", "train.prototxt"]),
+        ("faces/3.png", FACES),
+        ("list.txt", ["--images", "list.txt", "--root", "faces"]),
+        ("faces/3.png", ["--images", "list.txt", "--root", "faces"]),
+        ("x.npz", ["--inputs", "x.npz"]),
+    ],
+)
+def test_what_is_read_is_not_replaced(files, capsys, out, source):
+    (files / "list.txt").write_text("3.png 0\n")
+    write_arrays("x.npz", {"data": np.zeros((2, 3, 4, 6))})
+    before = (files / out).read_bytes()
+    assert main(["run", *NET[:3], "-o", f"./{out}", *source, "--scale", "1"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == (f"caffe-margin: ./{out} would replace {out}, which is read: give another --out")
+    assert (files / out).read_bytes() == before
 
 
 def test_names_make_no_lines(files, capsys):

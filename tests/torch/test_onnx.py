@@ -267,6 +267,18 @@ def test_how_far_off_a_blob_is(expected, computed, difference):
     assert row.ok == (difference <= 1e-5)
 
 
+@pytest.mark.parametrize(
+    ("kind", "bottom", "difference"), [("ReLU", 1.0, INF), ("ReLU", NAN, 0), ("Log", 1.0, 0)]
+)
+def test_what_is_not_finite_of_what_is(kind, bottom, difference):
+    """Alike, and made of finite numbers: by a layer that is not defined everywhere, or wrong."""
+    net = message(INPUT + layer(kind))
+    top = np.array([[4.0, NAN]])
+    reference = {"x": np.array([[4.0, bottom]]), net.layer[1].top[0]: top}
+    (row,) = agreements(net, reference, {"e": {net.layer[1].top[0]: top}})
+    assert row.differences == {"e": difference}
+
+
 # An image's bytes
 
 
