@@ -10,6 +10,7 @@ import pytest
 import caffe_margin as cm
 from caffe_margin.cli import main
 from caffe_margin.files.npz import read_arrays
+from caffe_margin.recordings.recording import Recording
 from helpers.places import DATA, MODELS, ROOT
 
 PAGE = (ROOT / "docs" / "deploy.md").read_text()
@@ -87,3 +88,52 @@ def test_the_page(folder, capsys):
     for name in ("feature", "same", "of_bytes"):
         largest = np.abs(expected).max()
         assert np.abs(names[name] - expected).max() <= 1e-5 * largest, name
+
+
+def glyphs():
+    """The small net that this project trains, as it is drawn."""
+    import caffe_margin.torch as cmt
+
+    shape = (1, 1, 32, 32)
+    net = cmt.Net(MODELS / "glyphs_model.prototxt", phase="TRAIN", shapes={"data": shape}, seed=0)
+    net.save_weights("net.caffemodel")
+    return MODELS / "glyphs_model.prototxt", "net.caffemodel", shape, "fc5"
+
+
+def mtcnn():
+    """A net that other people trained."""
+    real = DATA / "real" / "mtcnn_det2.npz"
+    cm.write_net(Recording(read_arrays(real)).net(), "mtcnn.prototxt")
+    return "mtcnn.prototxt", real.with_suffix(".caffemodel"), (1, 3, 24, 24), "conv5-2"
+
+
+@pytest.mark.filterwarnings("ignore::caffe_margin.files.text_format.UnknownFieldWarning")
+@pytest.mark.parametrize("made", [glyphs, mtcnn], ids=["glyphs", "mtcnn"])
+def test_the_pages_way_with_other_nets(made, tmp_path, monkeypatch):
+    """To features, to the net alone, to ONNX; onnxruntime makes the same features of the images."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    monkeypatch.chdir(tmp_path)
+    net, weights, shape, blob = made()
+    (tmp_path / "images").mkdir()
+    size = (*shape[2:], 3) if shape[1] == 3 else shape[2:]
+    for i in range(3):
+        pixels = np.random.default_rng(i).integers(0, 256, size, np.uint8)
+        cv2.imwrite(f"images/{i}.png", pixels)
+    of, dims = f"{net} --weights {weights}", ",".join(map(str, shape))
+    for command in (
+        f"export {of} --shape data={dims} -o deploy.prototxt",
+        f"export {of} --shape data={dims} -o net.onnx",
+        f"run deploy.prototxt --weights {weights} --images images --mean 127.5 "
+        f"--scale 0.0078125 --blob {blob} --out f.npz",
+        "run deploy.prototxt --weights deploy.caffemodel --images images --mean 127.5 "
+        f"--scale 0.0078125 --blob {blob} --out again.npz",
+    ):
+        assert main(shlex.split(command)) == 0, command
+    features = read_arrays("f.npz")[blob]
+    np.testing.assert_array_equal(read_arrays("again.npz")[blob], features)
+    flag = cv2.IMREAD_COLOR if shape[1] == 3 else cv2.IMREAD_GRAYSCALE
+    images = [cv2.imread(f"images/{i}.png", flag).reshape(*shape[2:], shape[1]) for i in range(3)]
+    x = (np.stack(images).transpose(0, 3, 1, 2).astype(np.float32) - 127.5) * np.float32(0.0078125)
+    session = onnxruntime.InferenceSession("net.onnx")
+    (found,) = session.run([blob], {"data": x})
+    np.testing.assert_allclose(found, features, rtol=0, atol=1e-5 * np.abs(features).max())
