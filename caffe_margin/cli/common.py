@@ -132,12 +132,24 @@ def add_state(command: argparse.ArgumentParser, phase: str = "TRAIN") -> None:
     command.add_argument(
         "--level", type=int, default=0, help="the level that layers' rules ask for (default: 0)"
     )
+    add_stage(command)
+
+
+def add_stage(command: argparse.ArgumentParser) -> None:
+    """Add --stage."""
     command.add_argument(
         "--stage",
         metavar="STAGE",
         action="append",
         default=[],
         help="a stage that layers' rules ask for; may be given again",
+    )
+
+
+def add_weights(command: argparse.ArgumentParser) -> None:
+    """Add --weights."""
+    command.add_argument(
+        "--weights", metavar="FILE", type=file_name, help="a .caffemodel or .h5 with the parameters"
     )
 
 

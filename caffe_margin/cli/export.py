@@ -19,6 +19,8 @@ from caffe_margin.cli.common import (
     add_json,
     add_net,
     add_shapes,
+    add_stage,
+    add_weights,
     complain,
     file_name,
     mean,
@@ -72,9 +74,7 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
         ),
     )
     add_net(command)
-    command.add_argument(
-        "--weights", metavar="FILE", type=file_name, help="a .caffemodel or .h5 with the parameters"
-    )
+    add_weights(command)
     command.add_argument(
         "-o",
         "--out",
@@ -84,13 +84,7 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
         help="the file to write, a .prototxt or an .onnx",
     )
     add_shapes(command)
-    command.add_argument(
-        "--stage",
-        metavar="STAGE",
-        action="append",
-        default=[],
-        help="a stage that layers' rules ask for; may be given again",
-    )
+    add_stage(command)
     command.add_argument(
         "--keep-head",
         action="store_true",

@@ -15,6 +15,7 @@ from caffe_margin.cli.common import (
     add_json,
     add_net,
     add_state,
+    add_weights,
     complain,
     file_name,
     mean,
@@ -63,9 +64,7 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
         ),
     )
     add_net(command)
-    command.add_argument(
-        "--weights", metavar="FILE", type=file_name, help="a .caffemodel or .h5 with the parameters"
-    )
+    add_weights(command)
     source = command.add_mutually_exclusive_group(required=True)
     source.add_argument(
         "--images",

@@ -132,8 +132,8 @@ def run(options: argparse.Namespace) -> int:
 
 def _solver(options: argparse.Namespace) -> Solver:
     """Make the solver, restore it, and say where it stands."""
+    from caffe_margin.torch.checks import check_device
     from caffe_margin.torch.solver import Solver
-    from caffe_margin.torch.training import check_device
 
     check_device(options.device)
     solver = Solver(

@@ -13,7 +13,7 @@ from caffe_margin import caffe_margin_pb2 as pb
 from caffe_margin.files.hdf5 import BlobsByPlace
 from caffe_margin.files.text_format import unknown_fields
 from caffe_margin.nets.margin import FIELDS, margin_param
-from caffe_margin.nets.select import filter_net
+from caffe_margin.nets.select import filter_net, needed_for
 from caffe_margin.nets.shapes import DATA_TYPES, LayerShapes, Shape, infer_shapes
 
 ENDS = {"Accuracy", "Silence", "HDF5Output"}
@@ -199,12 +199,7 @@ def _needed(
     made = {top for layer in layers for top in layer.top}
     loose = {top for layer in layers for top in layer.top if top not in read}
     needed = loose.union(*(layer.bottom[: FEATURES.get(layer.type, 1)] for layer in ends)) & made
-    kept = []
-    for layer in reversed(layers):
-        if needed & set(layer.top):
-            needed |= set(layer.bottom)
-            kept.append(layer)
-    return kept[::-1]
+    return list(needed_for(pb.NetParameter(layer=layers), needed).layer)
 
 
 def _input(

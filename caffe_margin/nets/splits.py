@@ -1,4 +1,4 @@
-"""The layers that Caffe puts in where several layers read one blob."""
+"""What Net::Init adds to a net: layers where several read one blob, names of tops without one."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from collections import Counter
 from typing import TypeAlias
 
 from caffe_margin import caffe_margin_pb2 as pb
+
+AUTOMATIC = "(automatic)"
+"""What Net::AppendTop calls the top of a loss that names none."""
 
 _Top: TypeAlias = tuple[int, int]
 """A layer's place in the net, and which of its tops."""

@@ -24,6 +24,7 @@ from caffe_margin.layers.softmax_with_loss import SoftmaxWithLoss
 from caffe_margin.maths.arrays import FloatArray
 from caffe_margin.maths.gradient import GradientRule
 from caffe_margin.nets.select import filter_net, find_layer
+from caffe_margin.nets.splits import AUTOMATIC
 from caffe_margin.recordings.check import RTOL, Check, Verification, compare_blob
 from caffe_margin.recordings.in_place import wrong_in_caffe
 from caffe_margin.recordings.record import LayerRun, make_layer, top_shape
@@ -39,9 +40,6 @@ TORCH = "torch"
 
 MAX_LOGITS = MAX_BYTES // 16
 """Bytes of one M x N array at most; a replay holds about ten."""
-
-AUTOMATIC = "(automatic)"
-"""What Caffe's Net calls the top of a loss that has none."""
 
 
 def verify(

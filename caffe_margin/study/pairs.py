@@ -227,21 +227,33 @@ def _sphereface_pytorch(pairs: Pairs, fold: Ints) -> Evaluation:
     exact = np.einsum("nd,nd->n", left, right) / (norms + left.dtype.type(1e-5))
     # They pass through text, with the twelve digits that Python 2 wrote.
     scores = np.array([float(f"{score:.12g}") for score in exact.astype(np.float64)])
-    best = SPHEREFACE_PYTORCH_THRESHOLDS
 
     def right_at(some: Bools, thresholds: Floats) -> Ints:
         score, same = scores[some], pairs.same[some]
         return _above(score[same], thresholds) + (~same).sum() - _above(score[~same], thresholds)
 
+    found = _found_on_others(fold, SPHEREFACE_PYTORCH_THRESHOLDS, right_at, which=-1)
+    return Evaluation("sphereface_pytorch", fold, scores, *found)
+
+
+def _found_on_others(
+    fold: Ints, tried: Floats, right_at: Callable[[Bools, Floats], Ints], which: int
+) -> tuple[Floats, Floats]:
+    """Return each fold's threshold, found on the others, and its accuracy there, (F,) each.
+
+    Args:
+        fold: of each pair, from 1.
+        tried: the thresholds to choose from, rising.
+        right_at: from some pairs and T thresholds to how many of them are right at each, (T,).
+        which: of those that reach the best accuracy.
+    """
     thresholds, accuracies = [], []
     for i in range(1, fold.max() + 1):
-        found = right_at(fold != i, best)
-        threshold = best[np.flatnonzero(found == found.max())[-1]]
+        right = right_at(fold != i, tried)
+        threshold = tried[np.flatnonzero(right == right.max())[which]]
         thresholds.append(threshold)
         accuracies.append(right_at(fold == i, np.array([threshold]))[0] / (fold == i).sum())
-    return Evaluation(
-        "sphereface_pytorch", fold, scores, np.array(thresholds), np.array(accuracies)
-    )
+    return np.array(thresholds), np.array(accuracies)
 
 
 # deepinsight/insightface, recognition/arcface_torch/eval/verification.py.
@@ -268,13 +280,8 @@ def _insightface(pairs: Pairs, fold: Ints) -> Evaluation:
         d, same = distance[some], pairs.same[some]
         return _below(d[same], thresholds) + (~same).sum() - _below(d[~same], thresholds)
 
-    thresholds, accuracies = [], []
-    for i in range(1, fold.max() + 1):
-        found = right_at(fold != i, INSIGHTFACE_THRESHOLDS)
-        threshold = INSIGHTFACE_THRESHOLDS[np.argmax(found)]
-        thresholds.append(threshold)
-        accuracies.append(right_at(fold == i, np.array([threshold]))[0] / (fold == i).sum())
-    return Evaluation("insightface", fold, -distance, np.array(thresholds), np.array(accuracies))
+    found = _found_on_others(fold, INSIGHTFACE_THRESHOLDS, right_at, which=0)
+    return Evaluation("insightface", fold, -distance, *found)
 
 
 def insightface_val_at_far(

@@ -79,3 +79,11 @@ def check_lambda(lambda_: Tensor) -> None:
     """Raise ValueError unless lambda is finite and above -1."""
     if not (lambda_ > -1 and lambda_ < math.inf):
         raise ValueError(f"lambda_ is {lambda_.item():g}; it must be finite and above -1")
+
+
+def check_device(device: str) -> None:
+    """Raise ValueError where PyTorch has no such device here."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # PyTorch's word for a device that is not
+        raise ValueError(f"device {device!r}: {str(error).splitlines()[0]}") from None

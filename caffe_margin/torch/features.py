@@ -13,6 +13,7 @@ from caffe_margin import caffe_margin_pb2 as pb
 from caffe_margin.files.weights import take_blobs
 from caffe_margin.nets import plugin_text
 from caffe_margin.nets.select import filter_net, needed_for
+from caffe_margin.torch.checks import check_device
 from caffe_margin.torch.layers.table import FED
 from caffe_margin.torch.net import Net
 from caffe_margin.torch.weights import load_into, read_all
@@ -64,10 +65,7 @@ class Features:
         device: str = "cpu",
         dtype: str = "float32",
     ) -> None:
-        try:
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError) as error:  # PyTorch's word for a device that is not
-            raise ValueError(f"device {device!r}: {str(error).splitlines()[0]}") from None
+        check_device(device)
         net = filter_net(net, phase, level, stages)
         plugin_text.restore(net)
         self.blobs = tuple(dict.fromkeys(blobs)) or _outputs(net)

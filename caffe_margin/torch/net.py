@@ -22,7 +22,7 @@ from caffe_margin.files.weights import take_blobs
 from caffe_margin.nets import plugin_text
 from caffe_margin.nets.select import filter_net
 from caffe_margin.nets.shapes import DATA_TYPES, LayerShapes, unknown_inputs
-from caffe_margin.nets.splits import insert_splits
+from caffe_margin.nets.splits import AUTOMATIC, insert_splits
 from caffe_margin.torch.data.sources import make_sources
 from caffe_margin.torch.layers.layer import Layer
 from caffe_margin.torch.layers.table import FED, LOSS_TYPES, make_layer, refuse_unknown
@@ -35,9 +35,6 @@ from caffe_margin.torch.weights import (
     read_all,
     save_from,
 )
-
-AUTOMATIC = "(automatic)"
-"""What Caffe's Net calls the top of a loss that names none."""
 
 
 @dataclass(frozen=True)

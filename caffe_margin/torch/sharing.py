@@ -83,14 +83,15 @@ def share_layers(net: Net, owner: Net) -> None:
     Raises:
         ValueError: the blobs of two layers of one name differ in number or shape.
     """
+    owners = owner.layers
     for name, layer in net.layers.items():
-        if name not in owner.layers:
+        if name not in owners:
             continue
-        shapes, theirs = ([blob.shape for blob in one.blobs] for one in (layer, owner.layers[name]))
+        shapes, theirs = ([blob.shape for blob in one.blobs] for one in (layer, owners[name]))
         if shapes != theirs:
             raise ValueError(
                 f"layer {name!r} has blobs of {[tuple(s) for s in shapes]} in one net and of "
                 f"{[tuple(s) for s in theirs]} in the other"
             )
-        for attribute, other in zip(layer.fillers, owner.layers[name].fillers, strict=True):
-            setattr(layer, attribute, getattr(owner.layers[name], other))
+        for attribute, other in zip(layer.fillers, owners[name].fillers, strict=True):
+            setattr(layer, attribute, getattr(owners[name], other))

@@ -24,7 +24,7 @@ from caffe_margin.torch.learnable import learnable_params
 from caffe_margin.torch.margin_layer import MarginLayer
 from caffe_margin.torch.net import Net
 from caffe_margin.torch.sharing import share_layers
-from caffe_margin.torch.weights import Weights
+from caffe_margin.torch.weights import Weights, as_array
 
 Feed: TypeAlias = Callable[[int], Mapping[str, Tensor]]
 """From how many Forwards came before to what goes into the net's data layers."""
@@ -279,7 +279,7 @@ class Solver:
             iteration=self.iteration,
             learned_net=weights,
             current_step=_current_step(self.param, self.iteration),
-            history=[_array(blob) for blob in self._history()],
+            history=[as_array(blob) for blob in self._history()],
             layer_iteration=self.layer_iterations,
             seed=self.seed,
         )
@@ -392,10 +392,6 @@ def _current_step(param: pb.SolverParameter, iteration: int) -> int:
 def _mix(seed: int, iteration: int) -> int:
     """Return a seed for an iteration."""
     return int(np.random.SeedSequence([seed, iteration]).generate_state(1, np.uint64)[0])
-
-
-def _array(blob: Tensor) -> np.ndarray:
-    return blob.detach().cpu().contiguous().numpy()
 
 
 def _shapes(shapes: Sequence[tuple[int, ...]]) -> str:

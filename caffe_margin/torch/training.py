@@ -62,14 +62,6 @@ class LossWatch:
         return ""
 
 
-def check_device(device: str) -> None:
-    """Raise ValueError where PyTorch has no such device here."""
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # PyTorch's word for a device that is not
-        raise ValueError(f"device {device!r}: {str(error).splitlines()[0]}") from None
-
-
 def memory_taken() -> dict[str, int]:
     """Return the most bytes that this process has had, by where."""
     unit = 1 if sys.platform == "darwin" else 1024

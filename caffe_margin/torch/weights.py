@@ -57,6 +57,8 @@ def infer_with_blobs(
 ) -> list[LayerShapes]:
     """Return the shapes in a net, unknown ones of parameters from blobs that will be loaded."""
     layers = infer_shapes(net, shapes)
+    if not any(layer.param_count is None and layer.name in arrays for layer in layers):
+        return layers
     told = pb.NetParameter()
     told.CopyFrom(net)
     for param, layer in zip(told.layer, layers, strict=True):
@@ -126,18 +128,19 @@ def save_from(params: Mapping[str, Sequence[Tensor]], net: pb.NetParameter, path
         written: set[int] = set()
         for name, blobs in params.items():
             own = {i: blob for i, blob in enumerate(blobs) if id(blob) not in written}
-            owned[name] = {i: _array(blob) for i, blob in own.items()}
+            owned[name] = {i: as_array(blob) for i, blob in own.items()}
             written.update(map(id, blobs))
         write_hdf5(owned, path)
         return
     full = pb.NetParameter()
     full.CopyFrom(net)
     for layer in full.layer:
-        layer.blobs.extend(array_to_blob(_array(blob)) for blob in params.get(layer.name, ()))
+        layer.blobs.extend(array_to_blob(as_array(blob)) for blob in params.get(layer.name, ()))
     write_net(full, path, binary=True)
 
 
-def _array(blob: Tensor) -> np.ndarray:
+def as_array(blob: Tensor) -> np.ndarray:
+    """Return a blob as files hold it: float64, or else float32."""
     array = blob.detach().cpu()
     if array.dtype not in (torch.float32, torch.float64):
         array = array.float()

@@ -30,12 +30,7 @@ class Convolution(Layer):
         if 0 in self.slid.dilation:
             raise ValueError(f"dilation must be positive, and is {self.slid.dilation}")
         self.group = groups(layer, bottom[self.slid.axis]) or 0
-        weight, *bias = shapes.params
-        self.add_blob("weight", weight, param.weight_filler)
-        if bias:
-            self.add_blob("bias", bias[0], param.bias_filler)
-        else:
-            self.bias = None
+        self.add_weight_and_bias(param, shapes)
 
     def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
         """Source: BaseConvolutionLayer, ConvolutionLayer."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,6 +70,20 @@ class Layer(nn.Module):
         filler = filler or pb.FillerParameter()
         check_type(filler)
         self.fillers = {**self.fillers, name: filler}
+
+    def add_weight_and_bias(self, param: Any, shapes: LayerShapes) -> None:
+        """Add ``weight`` and, where the layer has one, ``bias``, else None.
+
+        Args:
+            param: the type's own message, which has the fillers.
+            shapes: the shapes around the layer.
+        """
+        weight, *bias = shapes.params
+        self.add_blob("weight", weight, param.weight_filler)
+        if bias:
+            self.add_blob("bias", bias[0], param.bias_filler)
+        else:
+            self.register_parameter("bias", None)
 
     def extra_repr(self) -> str:
         """Return the blobs' shapes."""

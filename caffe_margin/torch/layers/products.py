@@ -22,12 +22,7 @@ class InnerProduct(Layer):
         param = layer.inner_product_param
         self.axis = param.axis
         self.transpose = param.transpose
-        weight, *bias = shapes.params
-        self.add_blob("weight", weight, param.weight_filler)
-        if bias:
-            self.add_blob("bias", bias[0], param.bias_filler)
-        else:
-            self.bias = None
+        self.add_weight_and_bias(param, shapes)
 
     def forward(self, bottom: Tensor) -> Tensor:
         """Source: InnerProductLayer."""
@@ -44,12 +39,7 @@ class Embed(Layer):
     def __init__(self, layer: pb.LayerParameter, shapes: LayerShapes) -> None:
         super().__init__(layer, shapes)
         param = layer.embed_param
-        weight, *bias = shapes.params
-        self.add_blob("weight", weight, param.weight_filler)
-        if bias:
-            self.add_blob("bias", bias[0], param.bias_filler)
-        else:
-            self.bias = None
+        self.add_weight_and_bias(param, shapes)
 
     def forward(self, bottom: Tensor) -> Tensor:
         """Source: EmbedLayer."""
