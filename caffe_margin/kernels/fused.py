@@ -29,7 +29,7 @@ from caffe_margin.maths.angular import label_score
 from caffe_margin.maths.arrays import FloatArray
 from caffe_margin.maths.gradient import LabelCoefficients, label_coefficients
 
-BLOCK_BYTES = 2 << 20
+BLOCK_BYTES = 4 << 20
 """Size of a block: it fits in cache, and keeps BLAS busy."""
 
 COMPILED_SIZE = 1 << 16
