@@ -23,6 +23,8 @@ from caffe_margin.torch.batching import over_samples
 from caffe_margin.torch.checks import check_label, check_lambda, check_rows, values_are_free
 from caffe_margin.torch.own_class import Margin, OwnClass, row_norms
 
+PROJECTED_ROWS = 512
+
 
 class Scores(torch.autograd.Function):
     """(x, label, weight, weight_norm, lambda_, margin) -> the scores, (M, N), in a tuple of one.
@@ -80,13 +82,10 @@ class Scores(torch.autograd.Function):
         if ctx.needs_input_grad[2]:
             projected = weight_norm is not None and not margin.rule.no_projection
             per_x = scaled if projected else diff
-            if margin.m > 1 and not margin.rule.detached_in_weight:
-                label_diff = per_x.gather(1, at_label) * coefficients.weight[:, None]
-                per_x = per_x.scatter(1, at_label, label_diff.to(per_x.dtype))
             weight_diff = per_x.T @ x
-            if coefficients.weight_w is not None:
-                of_w = (diff.gather(1, at_label) * coefficients.weight_w[:, None]) * own.w
-                weight_diff = weight_diff.index_add(0, at_label[:, 0], of_w.to(weight.dtype))
+            of_label = _of_label(per_x.gather(1, at_label), diff.gather(1, at_label), own)
+            if of_label is not None:
+                weight_diff.index_add_(0, at_label[:, 0], of_label.to(weight.dtype))
             if projected:
                 weight_diff = project(weight_diff, weight, weight_norm)
         return x_diff, None, weight_diff, None, None, None
@@ -95,6 +94,18 @@ class Scores(torch.autograd.Function):
     def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
         """Batch the samples, or take the weights one by one."""
         return over_samples(Scores, info, in_dims, *args)
+
+
+def _of_label(per_x: Tensor, per_w: Tensor, own: OwnClass) -> Tensor | None:
+    """Return what each sample adds to row y of per_x^T X, (M, K); None where there is nothing."""
+    coefficients, margin = own.coefficients(), own.margin
+    of_label = None
+    if margin.m > 1 and not margin.rule.detached_in_weight:
+        of_label = per_x * (coefficients.weight - 1)[:, None] * own.x
+    if coefficients.weight_w is not None:
+        along_w = per_w * coefficients.weight_w[:, None] * own.w
+        of_label = along_w if of_label is None else of_label + along_w
+    return of_label
 
 
 def checked(
@@ -125,8 +136,19 @@ def checked(
 def project(diff: Tensor, weight: Tensor, weight_norm: Tensor) -> Tensor:
     """Return diff less its part along the weight's rows: the derivative of their normalisation.
 
-    But for the division by the rows' lengths, which ``diff`` has seen.
+    But for the division by the rows' lengths, which ``diff`` has seen. It is written over where
+    nothing needs it again.
     """
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return torch.addcmul(diff, weight, _share(diff, weight, weight_norm), value=-1)
+    # A block of rows at a time: memory for all of their products is dearer than the products.
+    parts = (tensor.split(PROJECTED_ROWS) for tensor in (diff, weight, weight_norm))
+    for d, w, norm in zip(*parts, strict=True):
+        d.addcmul_(w, _share(d, w, norm), value=-1)
+    return diff
+
+
+def _share(diff: Tensor, weight: Tensor, weight_norm: Tensor) -> Tensor:
+    """Return how much of each of the weight's rows there is in diff's, (n, 1)."""
     along = torch.linalg.vecdot(diff.to(weight_norm.dtype), weight.to(weight_norm.dtype))
-    share = (along / weight_norm / weight_norm)[:, None]
-    return torch.addcmul(diff, weight, share.to(diff.dtype), value=-1)
+    return (along / weight_norm / weight_norm)[:, None].to(diff.dtype)
