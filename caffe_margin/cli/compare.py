@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from caffe_margin.cli import compare_heads
 from caffe_margin.cli.batch import (
     DEFAULT_BATCH,
     DESCRIPTION,
@@ -51,7 +52,12 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
             "the exact gradient. For a LargeMarginInnerProduct layer, whose own C++ is exact, the\n"
             f"table shows what the departures would be there.\n\n{DESCRIPTION}\n\n"
             "With --report the page index.html, its pictures and report.json, with every number,\n"
-            "are written into a folder of their own. A former report there is replaced."
+            "are written into a folder of their own. A former report there is replaced.\n\n"
+            "With --solver whole nets are trained, on PyTorch: from one start, on the same batches\n"
+            "and at the same rates, under each gradient and without a margin, a run a seed. The\n"
+            "page shows the course of training and, with --verify, what the features are worth on\n"
+            "classes never seen. The runs stay beside the page, in DIR.runs, and go on where they\n"
+            "were stopped; each begins at --seed, or at the solver's random_seed, and counts up."
         ),
         example="caffe-margin compare models/sphereface_model.prototxt --features digits "
         "--report build/digits --train 300",
@@ -73,10 +79,14 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
         type=positive_number,
         help=f"learning rate there (default: {DEFAULT_RATE})",
     )
+    compare_heads.add_whole_nets(command)
 
 
 def run(options: argparse.Namespace) -> int:
     """Print the table, and write the page."""
+    compare_heads.check(options)
+    if options.solver is not None:
+        return compare_heads.run(options)
     from caffe_margin.nets.margin import margin_param, type_name
     from caffe_margin.study.compare import RULES, compare
 

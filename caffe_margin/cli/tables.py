@@ -20,6 +20,7 @@ from caffe_margin.solver.schedule import Step
 from caffe_margin.study.compare import Comparison, Difference
 
 if TYPE_CHECKING:
+    from caffe_margin.study.heads import Heads, Spread
     from caffe_margin.study.pairs import Curve, Evaluation
     from caffe_margin.torch.agreement import Agreement
 
@@ -150,6 +151,34 @@ def compare_table(comparison: Comparison) -> Table:
         alone = len(measure.rule.departures) == 1
         name = f"  only {name}" if alone else f"[bold]{name}[/bold]"
         table.add_row(name, *cells(measure.bottom_diff), *cells(measure.weight_diff))
+    return table
+
+
+def heads_table(heads: Heads) -> Table:
+    """Return a row a head: how its training ended, and what classes never seen say of it."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("head")
+    titles = ["loss", "accuracy", "|x|", "own angle"]
+    titles += ["EER", "TAR at FAR 0.001"] if heads.verified else []
+    for title in titles:
+        table.add_column(title, justify="right")
+
+    def cell(spread: Spread, shown: str, scale: float = 1) -> str:
+        if not math.isfinite(spread.mean):
+            return "-"
+        values = [spread.mean, spread.sd] if spread.sd else [spread.mean]
+        return " ± ".join(format(scale * value, shown) for value in values)
+
+    for name, found in heads.spreads().items():
+        cells = [
+            cell(found["loss"], ".3f"),
+            cell(found["accuracy"], ".3f"),
+            cell(found["length"], ".2f"),
+            cell(found["own_angle"], ".1f", 180 / math.pi) + "°",
+        ]
+        if heads.verified:
+            cells += [cell(found["eer"], ".2f", 100) + " %", cell(found["tar_0.001"], ".3f")]
+        table.add_row(plain(name), *cells)
     return table
 
 

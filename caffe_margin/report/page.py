@@ -1,7 +1,7 @@
-"""The page of ``compare --report``: HTML, its pictures and its numbers; computes nothing.
+"""The pages of ``compare --report``: HTML, its pictures and its numbers; computes nothing.
 
-What the page says stands in ``page.html.jinja``, what that is built of in ``parts.html.jinja``, how
-it looks in ``page.css``.
+What the page says stands in ``page.html.jinja``, and in ``heads.html.jinja`` where whole nets are
+compared; what that is built of in ``parts.html.jinja``, how it looks in ``page.css``.
 """
 
 from __future__ import annotations
@@ -62,37 +62,66 @@ def write_page(
     Raises:
         OSError: a file cannot be written.
     """
+    context = {
+        "study": study,
+        "measures": {measure.rule.name: measure for measure in study.comparison.measures},
+        "passes": {
+            rule: all(check.passes for check in study.checks if check.rule.name == rule)
+            for rule in ("paper", "exact")
+        },
+        "descents": {(descent.blob, descent.rule.name): descent for descent in study.descents},
+        "runs": {run.name: run for run in study.training.runs} if study.training else {},
+        "FLOOR": FLOOR,
+        "TOLERANCE": TOLERANCE,
+    }
+    write("page.html.jinja", folder, context, study.as_dict(), facts, command, figures)
+
+
+def write(
+    template: str,
+    folder: Path,
+    context: Mapping[str, object],
+    numbers: Mapping[str, object],
+    facts: Mapping[str, str],
+    command: str,
+    figures: Iterable[tuple[str, Figure]],
+) -> None:
+    """Write a page, its pictures and its numbers into an empty folder.
+
+    Args:
+        template: its structure and its prose, beside this file.
+        folder: where to.
+        context: what the template shows, beside what all have.
+        numbers: for ``report.json``.
+        facts: what is compared, in words.
+        command: the command line that made it.
+        figures: by name.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
     pictures = {}
     for name, figure in figures:
         path = folder / f"{name}.png"
         save(figure, path)
         pictures[name] = _Picture(figure, path)
     program = f"{PROGRAM} {metadata.version('caffe_margin')}"
-    numbers = {
+    index = {
         "made_by": program,
         "files": [PAGE, INDEX, *(f"{name}.png" for name in pictures)],
         "command": command,
         **facts,
-        **study.as_dict(),
+        **numbers,
     }
-    text = json.dumps(numbers, allow_nan=False, separators=(",", ":"))
+    text = json.dumps(index, allow_nan=False, separators=(",", ":"))
     (folder / INDEX).write_text(text, "utf-8")
-    page = _environment().get_template("page.html.jinja")
+    page = _environment().get_template(template)
     text = page.render(
-        study=study,
-        measures={measure.rule.name: measure for measure in study.comparison.measures},
-        passes={
-            rule: all(check.passes for check in study.checks if check.rule.name == rule)
-            for rule in ("paper", "exact")
-        },
-        descents={(descent.blob, descent.rule.name): descent for descent in study.descents},
-        runs={run.name: run for run in study.training.runs} if study.training else {},
+        **context,
         facts={name: visible(fact, LONGEST) for name, fact in facts.items()},
         pictures=pictures,
         program=program,
         command=visible(command, LONGEST),
-        FLOOR=FLOOR,
-        TOLERANCE=TOLERANCE,
         INDEX=INDEX,
     )
     (folder / PAGE).write_text(text, "utf-8")
@@ -117,7 +146,9 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"number": _number, "degrees": _degrees, "percent": _percent}
+    shown = {"number": _number, "degrees": _degrees, "percent": _percent, "fixed": _fixed}
+    environment.filters |= shown
+    environment.globals |= shown
     return environment
 
 
@@ -139,4 +170,9 @@ def _degrees(radians: float) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.2f}%"
+    return f"{100 * share:.2f}%" if math.isfinite(share) else DASH
+
+
+def _fixed(value: float) -> str:
+    """Return a share, to be compared with others, to four decimals."""
+    return f"{value:.4f}".replace("-", "\N{MINUS SIGN}") if math.isfinite(value) else DASH

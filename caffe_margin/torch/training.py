@@ -84,3 +84,8 @@ def tensorboard(folder: str) -> Any:
             "--tensorboard needs TensorBoard, which is not installed: pip install tensorboard"
         ) from None
     return SummaryWriter(folder)
+
+
+def use_threads(count: int) -> None:
+    """Have this process's operators on a CPU run on so many threads."""
+    torch.set_num_threads(count)

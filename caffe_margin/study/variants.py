@@ -1,0 +1,118 @@
+"""The heads that a net is trained with: margins, gradient rules, and none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from caffe_margin import caffe_margin_pb2 as pb
+from caffe_margin.maths.gradient import EXACT, PAPER, GradientRule
+from caffe_margin.nets.margin import FIELDS, margin_param, type_name
+from caffe_margin.study.training import MODIFIED_SOFTMAX, SOFTMAX
+
+LARGE = "L-"
+"""What a type of L-Softmax begins with, whose layer has the same four."""
+
+MARGINS = ("DOUBLE", "TRIPLE", "QUADRUPLE")
+TYPES = (*MARGINS, *(LARGE + margin for margin in MARGINS))
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A head.
+
+    Attributes:
+        name: what tells it from the others.
+        type: one of `TYPES`; ``"SINGLE"``, the modified softmax; or ``"L-SINGLE"``, the plain one.
+        rule: how its gradient is computed.
+    """
+
+    name: str
+    type: str
+    rule: GradientRule
+
+    @property
+    def has_margin(self) -> bool:
+        """Whether there is a margin."""
+        return self.type in TYPES
+
+
+BASELINES = (
+    Variant(MODIFIED_SOFTMAX, "SINGLE", PAPER),
+    Variant(SOFTMAX, "L-SINGLE", EXACT),
+)
+"""Both have the one gradient there is without a margin; SINGLE's is its C++'s."""
+
+
+def variants(
+    net: pb.NetParameter, rules: Sequence[GradientRule] = (), types: Sequence[str] = ()
+) -> tuple[Variant, ...]:
+    """Return the heads to compare: each type under each rule, and the two softmaxes.
+
+        >>> from caffe_margin import read_net
+        >>> net = read_net("models/sphereface_model.prototxt")
+        >>> [v.name for v in variants(net, (PAPER, EXACT))]
+        ['paper', 'exact', 'modified softmax (SINGLE)', 'plain softmax']
+        >>> [v.name for v in variants(net, types=["DOUBLE", "L-DOUBLE"])][:2]
+        ['DOUBLE', 'L-DOUBLE']
+
+    Args:
+        net: whose layer with a margin it is.
+        rules: one for each, or none for what the type's own C++ computes.
+        types: of `TYPES`; none for the net's.
+
+    Raises:
+        ValueError: the net has no layer with a margin, or it is SINGLE and no type is given.
+    """
+    own = type_of(_head(net))
+    if not types and own not in TYPES:
+        raise ValueError(
+            f"layer {_head(net).name!r} is SINGLE, which has no margin: give --type {TYPES[0]} or "
+            f"another"
+        )
+    found = []
+    for kind in types or (own,):
+        for rule in rules or (EXACT if kind.startswith(LARGE) else PAPER,):
+            parts = [kind] * bool(types) + [rule.name] * bool(rules or not types)
+            found.append(Variant(", ".join(parts), kind, rule))
+    return (*found, *BASELINES)
+
+
+def type_of(layer: pb.LayerParameter) -> str:
+    """Return the type of a layer with a margin, as `Variant` has it."""
+    name = type_name(margin_param(layer))
+    return LARGE + name if layer.type == "LargeMarginInnerProduct" else name
+
+
+def with_head(net: pb.NetParameter, variant: Variant) -> pb.NetParameter:
+    """Return a net whose first layer with a margin is another head; the rule is not in it.
+
+    Raises:
+        ValueError: the net has no layer with a margin.
+    """
+    changed = pb.NetParameter()
+    changed.CopyFrom(net)
+    layer = _head(changed)
+    old = margin_param(layer)
+    fields = [(field.name, value) for field, value in old.ListFields()]
+    layer.ClearField(FIELDS[layer.type])  # type: ignore[arg-type]
+    is_large = variant.type.startswith(LARGE)
+    layer.type = "LargeMarginInnerProduct" if is_large else "MarginInnerProduct"
+    new = margin_param(layer)
+    for name, value in fields:
+        if hasattr(value, "CopyFrom"):
+            getattr(new, name).CopyFrom(value)
+        else:
+            setattr(new, name, value)
+    new.ClearField("gradient")
+    kind = variant.type.removeprefix(LARGE)
+    new.type = pb.MarginInnerProductParameter.MarginType.Value(kind)  # type: ignore[assignment]
+    return changed
+
+
+def _head(net: pb.NetParameter) -> pb.LayerParameter:
+    layers: Iterable[pb.LayerParameter] = (layer for layer in net.layer if layer.type in FIELDS)
+    layer = next(iter(layers), None)
+    if layer is None:
+        raise ValueError("the net has no layer with a margin to compare")
+    return layer
