@@ -53,11 +53,11 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
             f"table shows what the departures would be there.\n\n{DESCRIPTION}\n\n"
             "With --report the page index.html, its pictures and report.json, with every number,\n"
             "are written into a folder of their own. A former report there is replaced.\n\n"
-            "With --solver whole nets are trained, on PyTorch: from one start, on the same batches\n"
-            "and at the same rates, under each gradient and without a margin, a run a seed. The\n"
-            "page shows the course of training and, with --verify, what the features are worth on\n"
-            "classes never seen. The runs stay beside the page, in DIR.runs, and go on where they\n"
-            "were stopped; each begins at --seed, or at the solver's random_seed, and counts up."
+            "With --solver whole nets are trained, on PyTorch: from one start, on the same\n"
+            "batches and at the same rates, under each gradient and without a margin, a run a\n"
+            "seed. The page shows the course of training and, with --verify, what the features\n"
+            "are worth on classes never seen. The runs stay beside the page, in DIR.runs, and go\n"
+            "on where they were stopped; the first is of --seed, or the solver's random_seed."
         ),
         example="caffe-margin compare models/sphereface_model.prototxt --features digits "
         "--report build/digits --train 300",

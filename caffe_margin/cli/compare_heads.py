@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,9 +26,6 @@ if TYPE_CHECKING:
 
 DEFAULT_SEEDS = 3
 DEFAULT_RULES = ("paper", "exact", "detached")
-MEASURED = 4
-"""Iterations that are timed before it is said how long all will take."""
-
 OF_ONE_BATCH = {
     "shape": [],
     "layer": None,
@@ -219,14 +215,14 @@ def _train(options: argparse.Namespace, plan: Plan, runs: Sequence[Run]) -> Head
 def _train_all(options: argparse.Namespace, plan: Plan, runs: Sequence[Run]) -> None:
     from caffe_margin.cli.memory import keep_memory
     from caffe_margin.study.jobs import train_all
-    from caffe_margin.study.whole_net import is_done
+    from caffe_margin.study.whole_net import is_done, rehearse
 
     left = [run for run in runs if not is_done(plan, run)]
     if not left:
         return
     jobs = min(_jobs(options), len(left))
     total = len(left) * plan.solver.max_iter
-    minutes = total * _seconds_an_iteration(plan, left[0]) / jobs / 60
+    minutes = total * rehearse(plan, left[0]) / jobs / 60
     if not options.json:
         print(
             f"{len(left)} runs of {plan.solver.max_iter} iterations, {jobs} at a time: about "
@@ -235,21 +231,6 @@ def _train_all(options: argparse.Namespace, plan: Plan, runs: Sequence[Run]) -> 
         )
     with _bar(total, options.json) as seen:
         train_all(plan, left, jobs, keep_memory, seen)
-
-
-def _seconds_an_iteration(plan: Plan, run: Run) -> float:
-    """Time some iterations of a run, which leave nothing behind."""
-    from caffe_margin.torch.solver import Solver
-    from caffe_margin.torch.training import use_threads
-
-    use_threads(plan.threads)
-    param = run.solver(plan)
-    param.snapshot = 0
-    solver = Solver(param, device=plan.device)
-    solver.step(1)
-    start = time.monotonic()
-    solver.step(MEASURED)
-    return (time.monotonic() - start) / MEASURED
 
 
 @contextmanager

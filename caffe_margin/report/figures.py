@@ -286,7 +286,7 @@ def coeff_norm(grid: CoeffNorm, pulls: Pulls, length: str) -> Figure:
         label="samples of this batch",
     )
     ax.set_yscale("log")
-    _few_ticks(ax)
+    few_ticks(ax)
     ax.set_ylabel(f"length of the feature {length}")
     _degrees(ax)
     bar = figure.colorbar(colours, ax=ax, pad=0.02)
@@ -468,7 +468,7 @@ def _degrees(ax: Axes) -> None:
     ax.set_xlabel(THETA)
 
 
-def _few_ticks(ax: Axes) -> None:
+def few_ticks(ax: Axes) -> None:
     """Label a logarithmic axis in plain numbers, at 1, 2 and 5."""
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -18,6 +18,7 @@ from caffe_margin.report.figures import (
     SKY,
     VERMILION,
     WIDTH,
+    few_ticks,
     style,
 )
 from caffe_margin.study.heads import Heads
@@ -36,7 +37,7 @@ OTHERS: tuple[dict[str, Any], ...] = (
 DEGREES = 180 / np.pi
 PANELS: tuple[tuple[str, str, float], ...] = (
     ("loss", "loss (nats)", 1.0),
-    ("length", "length of the features, |x|", 1.0),
+    ("length", "length of features, |x|", 1.0),
     ("accuracy", "accuracy on the classes trained (%)", 100.0),
     ("lambda", "λ", 1.0),
     ("own_angle", "angle to the own class (degrees)", DEGREES),
@@ -81,11 +82,11 @@ def summary(heads: Heads, lines: Mapping[str, dict[str, Any]]) -> Figure:
 def course(heads: Heads, lines: Mapping[str, dict[str, Any]]) -> Figure:
     """Draw all that was seen over the iterations."""
     figure = Figure(figsize=(WIDTH, 8.0), layout="constrained")
-    axes = figure.subplots(3, 2, sharex=True).flat
+    axes = list(figure.subplots(3, 2, sharex=True).flat)
     for ax, (column, title, scale) in zip(axes, PANELS, strict=True):
         _over_iterations(ax, heads, lines, column, scale)
         ax.set_title(title)
-    for ax in list(axes)[-2:]:
+    for ax in axes[-2:]:
         ax.set_xlabel("iteration")
     _legend(figure, axes[0])
     return figure
@@ -166,6 +167,7 @@ def _over_iterations(
         _band(ax, at, values, lines[name])
     if column in LOGARITHMIC:
         ax.set_yscale("log")
+        few_ticks(ax)
 
 
 def _middles(outcome: Outcome) -> Any:
@@ -189,12 +191,9 @@ def _dots(ax: Axes, heads: Heads, lines: Mapping[str, dict[str, Any]]) -> None:
         ax.plot([np.mean(rates)], [row], "|", color=colour, markersize=18, markeredgewidth=2.5)
     ax.set_ylim(len(heads.by_variant) - 0.5, -0.5)
     ax.set_yticks([])
-    ax.set_title("equal error rate, classes never seen (%)")
+    ax.set_title("EER, classes never seen (%)")
     ax.set_xlabel("a dot a seed, a bar their mean")
 
 
 def _legend(figure: Figure, ax: Axes) -> None:
-    handles, names = ax.get_legend_handles_labels()
-    if not handles:
-        handles, names = [], []
-    figure.legend(handles, names, loc="outside upper left", ncols=3)
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside upper left", ncols=3)

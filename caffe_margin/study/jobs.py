@@ -36,49 +36,57 @@ def train_all(
         ValueError: a run failed, or its process ended.
     """
     context = multiprocessing.get_context("spawn")
-    done, waiting = context.Value("q", 0), list(runs)
-    alive: dict[str, tuple[Any, Connection]] = {}
+    done, taken = context.Value("q", 0), context.Value("q", 0)
+    alive: list[tuple[Any, Connection]] = []
     try:
-        while waiting or alive:
-            while waiting and len(alive) < jobs:
-                run, (receive, send) = waiting.pop(0), context.Pipe(duplex=False)
-                process = context.Process(
-                    target=_work, args=(plan, run, prepare, done, send), daemon=True
-                )
-                process.start()
-                send.close()
-                alive[run.name] = process, receive
-            wait([process.sentinel for process, _ in alive.values()], LOOK)
+        for _ in range(min(jobs, len(runs))):
+            receive, send = context.Pipe(duplex=False)
+            arguments = (plan, runs, prepare, done, taken, send)
+            process = context.Process(target=_work, args=arguments, daemon=True)
+            process.start()
+            send.close()
+            alive.append((process, receive))
+        while alive:
+            wait([process.sentinel for process, _ in alive], LOOK)
             seen(done.value)
-            for name, (process, receive) in list(alive.items()):
-                if not process.is_alive():
-                    del alive[name]
-                    _raise_problem(name, process.exitcode, receive)
+            for process, receive in [pair for pair in alive if not pair[0].is_alive()]:
+                alive.remove((process, receive))
+                _raise_problem(process.exitcode, receive)
     finally:
-        for process, _ in alive.values():
+        for process, _ in alive:
             process.terminate()
             process.join()
 
 
-def _raise_problem(name: str, status: int, receive: Connection) -> None:
+def _raise_problem(status: int, receive: Connection) -> None:
     try:
         problem = receive.recv()
     except EOFError:
-        problem = f"its process ended with status {status}" if status else ""
+        problem = f"a process of the training ended with status {status}" if status else ""
     if problem:
-        raise ValueError(f"{name}: {problem}")
+        raise ValueError(problem)
 
 
-def _work(plan: Plan, run: Run, prepare: Callable[[], object], done: Any, send: Connection) -> None:
-    """Train one; what is wrong with it goes through the pipe."""
+def _work(
+    plan: Plan,
+    runs: Sequence[Run],
+    prepare: Callable[[], object],
+    done: Any,
+    taken: Any,
+    send: Connection,
+) -> None:
+    """Train one run after another that nobody has taken; what is wrong goes through the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent sees to it
 
-    def count() -> None:
-        with done.get_lock():
-            done.value += 1
+    def one_of(counter: Any) -> int:
+        with counter.get_lock():
+            counter.value += 1
+            return int(counter.value) - 1
 
     prepare()
-    try:
-        train_run(plan, run, count)
-    except (ValueError, OSError) as error:
-        send.send(str(error))
+    while (number := one_of(taken)) < len(runs):
+        try:
+            train_run(plan, runs[number], lambda: one_of(done))
+        except (ValueError, OSError) as error:
+            send.send(f"{runs[number].name}: {error}")
+            return

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,8 @@ COLUMNS = (
 )
 """What a line of the log has; from ``accuracy`` on it is an `Observation`, and what was fed."""
 
+REHEARSED = 4
+"""Iterations that are timed, after the first."""
 FEATURES = "features.npz"
 KEPT = 4000
 """Of how many samples that were trained on the features are kept, where they can be drawn."""
@@ -122,6 +125,29 @@ def is_done(plan: Plan, run: Run) -> bool:
             f"name another folder"
         )
     return (path.parent / FEATURES).exists()
+
+
+def rehearse(plan: Plan, run: Run) -> float:
+    """Return how many seconds an iteration takes; nothing of it is kept.
+
+    Raises:
+        FileNotFoundError: the net's source is not there, or that of the classes never seen.
+        ValueError: the net or the solver is none that can be run.
+    """
+    from caffe_margin.torch.solver import Solver
+    from caffe_margin.torch.training import use_threads
+    from caffe_margin.torch.verification import Verifier
+
+    use_threads(plan.threads)
+    param = run.solver(plan)
+    param.ClearField("snapshot")
+    solver = Solver(param, device=plan.device)
+    if plan.unseen is not None:
+        Verifier(solver.net, param.net_param, plan.unseen)
+    solver.step()
+    start = time.monotonic()
+    solver.step(REHEARSED)
+    return (time.monotonic() - start) / REHEARSED
 
 
 def train_run(plan: Plan, run: Run, each: Callable[[], object] = lambda: None) -> None:

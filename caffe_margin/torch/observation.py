@@ -137,9 +137,9 @@ def observe(
     own = cos * length * norm[label] if large else cos * length
     cosines = (others / norm if large else others) / length[:, None]
     return Observation(
-        accuracy=float((own > others.amax(dim=1)).float().mean()),
+        accuracy=float((own > others.amax(dim=1)).to(length.dtype).mean()),
         length=float(length.mean()),
         own_angle=float(cos.clamp(-1, 1).arccos().mean()),
         other_angle=float(cosines.amax(dim=1).clamp(-1, 1).arccos().mean()),
-        clamped=float((surprise >= LARGEST_LOSS).float().mean()),
+        clamped=float((surprise >= LARGEST_LOSS).to(length.dtype).mean()),
     )

@@ -1,0 +1,56 @@
+import pytest
+
+import caffe_margin as cm
+from caffe_margin.maths.gradient import DETACHED, EXACT, PAPER
+from caffe_margin.study.variants import BASELINES, MARGINS, TYPES, Variant, variants, with_head
+from helpers.points import make_net
+
+LARGE = "LargeMarginInnerProduct"
+NET = make_net()
+
+
+def test_a_net_is_compared_under_each_rule():
+    found = variants(NET, (PAPER, EXACT, DETACHED))
+    assert [v.name for v in found[:3]] == ["paper", "exact", "detached"]
+    assert {v.type for v in found[:3]} == {"QUADRUPLE"}
+    assert [v.rule for v in found[:3]] == [PAPER, EXACT, DETACHED]
+    assert found[3:] == BASELINES
+    assert not any(v.has_margin for v in BASELINES)
+
+
+def test_without_a_rule_a_type_has_its_cplusplus_rule():
+    found = variants(NET, types=["DOUBLE", "L-TRIPLE"])[:2]
+    assert [(v.name, v.rule) for v in found] == [("DOUBLE", PAPER), ("L-TRIPLE", EXACT)]
+    large = make_net(layer=LARGE, margin="DOUBLE")
+    assert next((v.name, v.type) for v in variants(large)) == ("exact", "L-DOUBLE")
+
+
+def test_types_and_rules_make_all_pairs():
+    names = [v.name for v in variants(NET, (PAPER, EXACT), ("DOUBLE", "TRIPLE"))[:4]]
+    assert names == ["DOUBLE, paper", "DOUBLE, exact", "TRIPLE, paper", "TRIPLE, exact"]
+
+
+@pytest.mark.parametrize("name", [*TYPES, "SINGLE", "L-SINGLE"])
+def test_with_head_changes_type_and_layer_alone(name):
+    """The layer is that of a file written with the other head, which is read on its own."""
+    margin = name.removeprefix("L-")
+    layer = LARGE if name.startswith("L-") else "MarginInnerProduct"
+    expected = make_net(layer=layer, margin=margin)
+    before = NET.SerializeToString()
+    assert with_head(NET, Variant(name, name, EXACT)) == expected
+    assert NET.SerializeToString() == before
+    # and back
+    back = with_head(expected, Variant("", "QUADRUPLE", PAPER))
+    assert back == NET
+
+
+def test_every_margin_is_a_type():
+    assert set(MARGINS) == {"DOUBLE", "TRIPLE", "QUADRUPLE"}
+    assert len(TYPES) == 6
+
+
+def test_a_net_without_a_margin_is_refused():
+    with pytest.raises(ValueError, match="'fc6' is SINGLE, which has no margin"):
+        variants(make_net(margin="SINGLE"))
+    with pytest.raises(ValueError, match="no layer with a margin"):
+        variants(cm.read_net("models/sphereface4_deploy.prototxt"))
