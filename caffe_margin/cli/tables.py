@@ -163,21 +163,22 @@ def heads_table(heads: Heads) -> Table:
     for title in titles:
         table.add_column(title, justify="right")
 
-    def cell(spread: Spread, shown: str, scale: float = 1) -> str:
-        if not math.isfinite(spread.mean):
+    def cell(spread: Spread, shown: str, scale: float = 1, unit: str = "") -> str:
+        if not spread.runs:
             return "-"
         values = [spread.mean, spread.sd] if spread.sd else [spread.mean]
-        return " ± ".join(format(scale * value, shown) for value in values)
+        some = "" if spread.runs == len(heads.seeds) else f" ({spread.runs})"
+        return " ± ".join(format(scale * value, shown) for value in values) + unit + some
 
     for name, found in heads.spreads().items():
         cells = [
             cell(found["loss"], ".3f"),
             cell(found["accuracy"], ".3f"),
             cell(found["length"], ".2f"),
-            cell(found["own_angle"], ".1f", 180 / math.pi) + "°",
+            cell(found["own_angle"], ".1f", 180 / math.pi, "°"),
         ]
         if heads.verified:
-            cells += [cell(found["eer"], ".2f", 100) + " %", cell(found["tar_0.001"], ".3f")]
+            cells += [cell(found["eer"], ".2f", 100, " %"), cell(found["tar_0.001"], ".3f")]
         table.add_row(plain(name), *cells)
     return table
 

@@ -157,17 +157,32 @@ def rates(heads: Heads, lines: Mapping[str, dict[str, Any]]) -> Figure:
 def _over_iterations(
     ax: Axes, heads: Heads, lines: Mapping[str, dict[str, Any]], column: str, scale: float
 ) -> None:
-    """Draw a column's mean over the seeds, and how far they go."""
+    """Draw a column's mean over the seeds, and how far they go; what diverged, on its own."""
+    shown = []
     for name, outcomes in heads.by_variant.items():
         if column == "lambda" and not outcomes[0].run.variant.has_margin:
             continue
-        values = scale * np.array([outcome.curve(column) for outcome in outcomes])
-        at = _middles(outcomes[0])
-        ax.plot(at, values.mean(axis=0), label=name, **lines[name])
-        _band(ax, at, values, lines[name])
+        at, line = _middles(outcomes[0]), lines[name]
+        values = [scale * o.curve(column) for o in outcomes if not o.diverged]
+        if values:
+            shown += values
+            ax.plot(at, np.mean(values, axis=0), label=name, **line)
+            _band(ax, at, np.array(values), line)
+        for outcome in outcomes:
+            if outcome.diverged:
+                ended = ~np.isnan(curve := scale * outcome.curve(column))
+                label = None if values else name
+                ax.plot(at[ended], curve[ended], **line | {"linewidth": 0.9, "label": label})
     if column in LOGARITHMIC:
         ax.set_yscale("log")
         few_ticks(ax)
+    if shown:
+        # What diverged would leave the others a line.
+        low, high = np.min(shown), np.max(shown)
+        room = 0.05 * (high - low)
+        ax.set_ylim(
+            *((low / 1.2, high * 1.2) if column in LOGARITHMIC else (low - room, high + room))
+        )
 
 
 def _middles(outcome: Outcome) -> Any:
@@ -188,7 +203,8 @@ def _dots(ax: Axes, heads: Heads, lines: Mapping[str, dict[str, Any]]) -> None:
         rates = [100 * outcome.measures["eer"] for outcome in outcomes]
         colour = lines[name]["color"]
         ax.plot(rates, [row] * len(rates), "o", color=colour, alpha=0.7)
-        ax.plot([np.mean(rates)], [row], "|", color=colour, markersize=18, markeredgewidth=2.5)
+        mean = heads.spreads()[name]["eer"].mean
+        ax.plot([100 * mean], [row], "|", color=colour, markersize=18, markeredgewidth=2.5)
     ax.set_ylim(len(heads.by_variant) - 0.5, -0.5)
     ax.set_yticks([])
     ax.set_title("EER, classes never seen (%)")

@@ -21,15 +21,24 @@ JUDGING, CHOOSING = 0, 1
 
 @dataclass(frozen=True)
 class Spread:
-    """A number over the seeds: its mean, and the standard deviation of one of them."""
+    """A number over the seeds.
+
+    Attributes:
+        mean: of the runs that have it; NaN where none has.
+        sd: the standard deviation of one of these.
+        runs: how many they are: those that diverged have none.
+    """
 
     mean: float
     sd: float
+    runs: int
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Return that of some values."""
-        return cls(float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0)
+        """Return that of some values, of which NaN are none."""
+        finite = [value for value in values if math.isfinite(value)]
+        mean = float(np.mean(finite)) if finite else math.nan
+        return cls(mean, float(np.std(finite, ddof=1)) if len(finite) > 1 else 0.0, len(finite))
 
 
 @dataclass(frozen=True)
@@ -40,7 +49,7 @@ class Difference:
         first: the one's name.
         second: the other's.
         measure: of `MEASURES`.
-        by_seed: the differences.
+        by_seed: the differences; NaN where one of the two diverged.
         low: of the 95 % interval of their mean, by Student's t.
         high: its other end.
     """
@@ -54,8 +63,8 @@ class Difference:
 
     @property
     def mean(self) -> float:
-        """The mean difference."""
-        return float(np.mean(self.by_seed))
+        """The mean difference, of the seeds that have one."""
+        return Spread.of(self.by_seed).mean
 
     @property
     def stands(self) -> bool:
@@ -72,11 +81,10 @@ class Difference:
 
         pairs = zip(a, b, strict=True)
         gaps = tuple(x.measures[measure] - y.measures[measure] for x, y in pairs)
-        low, high = -math.inf, math.inf
-        if len(gaps) > 1:
-            error = np.std(gaps, ddof=1) / math.sqrt(len(gaps))
-            reach = stats.t.ppf(0.975, len(gaps) - 1) * error
-            low, high = float(np.mean(gaps) - reach), float(np.mean(gaps) + reach)
+        found, low, high = Spread.of(gaps), -math.inf, math.inf
+        if found.runs > 1:
+            reach = stats.t.ppf(0.975, found.runs - 1) * found.sd / math.sqrt(found.runs)
+            low, high = float(found.mean - reach), float(found.mean + reach)
         return cls(a[0].run.variant.name, b[0].run.variant.name, measure, gaps, low, high)
 
 

@@ -163,8 +163,8 @@ class Outcome:
 
     @cached_property
     def measures(self) -> dict[str, float]:
-        """The run in the numbers of `MEASURES`; NaN for what it has not."""
-        in_training = {name: self[name] for name in list(MEASURES)[:6]}
+        """The run in the numbers of `MEASURES`; NaN for what it has not, as one that diverged."""
+        in_training = {name: self[name] for name in list(MEASURES)[:6] if not self.diverged}
         unseen = self.verification.measures if self.verification else {}
         return dict.fromkeys(MEASURES, math.nan) | in_training | unseen
 

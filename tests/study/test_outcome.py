@@ -98,7 +98,7 @@ def test_a_loss_at_ln_n_has_collapsed(loss):
 def test_what_ends_early_has_diverged():
     outcome = make_outcome(rows=150)
     assert outcome.diverged
-    assert math.isnan(outcome.measures["eer"])
+    assert all(map(math.isnan, outcome.measures.values()))
     assert np.isnan(outcome.curve("loss")[150:]).all()
     assert make_outcome(loss=math.nan).diverged
 
@@ -141,8 +141,21 @@ def test_spreads_are_mean_and_deviation():
     paper, exact = three("paper"), three("exact", spread=0.4)
     found = Heads((*paper, *exact)).spreads()
     rates = [outcome.verification.curve.eer for outcome in exact]
-    assert found["exact"]["eer"] == Spread(np.mean(rates), np.std(rates, ddof=1))
-    assert found["paper"]["loss"] == Spread(1.0, 0.0)
+    assert found["exact"]["eer"] == Spread(np.mean(rates), np.std(rates, ddof=1), 3)
+    assert found["paper"]["loss"] == Spread(1.0, 0.0, 3)
+
+
+def test_a_run_that_diverged_has_no_part_in_them():
+    paper, exact = three("paper"), three("exact", spread=0.3)
+    exact[1] = make_outcome("exact", 2, rows=150)
+    found = Heads((*paper, *exact)).spreads()["exact"]["eer"]
+    rates = [exact[i].verification.curve.eer for i in (0, 2)]
+    assert found == Spread(np.mean(rates), np.std(rates, ddof=1), 2)
+    assert Spread.of([math.nan]).runs == 0
+    difference = Difference.between(paper, exact, "eer")
+    a, b = ([o[i].measures["eer"] for i in (0, 2)] for o in (paper, exact))
+    expected = stats.ttest_rel(a, b).confidence_interval(0.95)
+    assert (difference.low, difference.high) == pytest.approx((expected.low, expected.high))
 
 
 def test_a_difference_has_students_interval():
