@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 DEFAULT_SEEDS = 3
 DEFAULT_RULES = ("paper", "exact", "detached")
-OF_ONE_BATCH = {
+OF_ONE_BATCH: dict[str, object] = {
     "shape": [],
     "layer": None,
     "batch": None,

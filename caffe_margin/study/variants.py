@@ -95,7 +95,7 @@ def with_head(net: pb.NetParameter, variant: Variant) -> pb.NetParameter:
     layer = _head(changed)
     old = margin_param(layer)
     fields = [(field.name, value) for field, value in old.ListFields()]
-    layer.ClearField(FIELDS[layer.type])  # type: ignore[arg-type]
+    layer.ClearField(FIELDS[layer.type])
     is_large = variant.type.startswith(LARGE)
     layer.type = "LargeMarginInnerProduct" if is_large else "MarginInnerProduct"
     new = margin_param(layer)

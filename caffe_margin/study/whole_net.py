@@ -94,9 +94,9 @@ class Run:
         p = pb.SolverParameter()
         p.CopyFrom(plan.solver)
         for field in ("net", "train_net", "train_net_param", "display", "debug_info"):
-            p.ClearField(field)  # type: ignore[arg-type]
+            p.ClearField(field)
         for field in ("test_iter", "test_interval", "test_net", "test_net_param", "test_state"):
-            p.ClearField(field)  # type: ignore[arg-type]
+            p.ClearField(field)
         p.net_param.CopyFrom(with_head(plan.net, self.variant))
         p.base_lr *= self.rate
         p.random_seed = self.seed
@@ -237,7 +237,7 @@ def _finish(plan: Plan, solver: Solver, observer: Observer, folder: Path) -> Non
             found["x"], found["label"] = observer.features
             found["weight"] = observer.weight
     with atomic_write(folder / FEATURES) as unfinished, unfinished.open("wb") as file:
-        np.savez(file, **found)
+        np.savez(file, **found)  # type: ignore[arg-type]
 
 
 def _digest(plan: Plan, run: Run) -> str:
