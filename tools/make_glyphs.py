@@ -2,6 +2,7 @@
 
     python tools/make_glyphs.py glyphs                     # LMDB, 1,500 + 560 characters
     python tools/make_glyphs.py glyphs --format images     # PNG files, with a list of them
+    python tools/make_glyphs.py numerals --characters 0123456789 --images 500
 
 The identity is the character, the pose is how it is drawn: in one of the twelve DejaVu typefaces
 that matplotlib ships, shifted, slanted, scaled, and with noise. The characters are the letters,
@@ -12,6 +13,7 @@ by picture in the upright Sans: 2,060 of them. OUT then holds
     unseen/ or unseen.h5      images of characters that are never trained on, in order
     characters.txt            label, code point and set of each character
 
+With --characters there are just these, all to train on and labelled in their order, and no unseen.
 Images are 32 x 32, grey. The same seed gives the same bytes.
 """
 
@@ -67,6 +69,22 @@ def characters(paths: list[Path]) -> list[str]:
             if any(picture := bytes(mask)):
                 pictures.setdefault((mask.size, picture), chr(code))
     return list(pictures.values())
+
+
+def named(text: str, paths: list[Path]) -> list[str]:
+    """Return the characters of a text, each of which must be there once and be drawable."""
+    drawable = set(characters(paths))
+    for i, character in enumerate(text):
+        if character not in drawable:
+            raise SystemExit(
+                f"--characters: U+{ord(character):04X} is none of the letters, numerals and "
+                "symbols that all twelve typefaces have and that differ by picture"
+            )
+        if character in text[:i]:
+            raise SystemExit(f"--characters: {character!r} is there twice")
+    if not text:
+        raise SystemExit("--characters is empty: name at least one")
+    return list(text)
 
 
 class Drawer:
@@ -156,21 +174,25 @@ FORMATS: dict[str, Callable[[Path, Examples], None]] = {
 def make(options: argparse.Namespace) -> None:
     """Draw all characters and write both sets; OUT appears whole or not at all."""
     paths = typefaces()
-    everything = characters(paths)
-    if not 0 < options.train < len(everything):
-        raise SystemExit(f"--train must lie in [1, {len(everything) - 1}]")
     rng = np.random.default_rng(options.seed)
-    order = rng.permutation(len(everything))
+    if options.characters is None:
+        everything = characters(paths)
+        if not 0 < options.train < len(everything):
+            raise SystemExit(f"--train must lie in [1, {len(everything) - 1}]")
+        order, train = rng.permutation(len(everything)), options.train
+    else:
+        everything = named(options.characters, paths)
+        order, train = np.arange(len(everything)), len(everything)
     drawer = Drawer(paths)
-    sets: dict[str, Examples] = {"train": [], "unseen": []}
+    sets: dict[str, Examples] = {}
     lines = []
     for place in track(range(len(order)), "glyphs", transient=True):
-        seen = place < options.train
-        name, label = ("train", place) if seen else ("unseen", place - options.train)
+        seen = place < train
+        name, label = ("train", place) if seen else ("unseen", place - train)
         character = everything[order[place]]
         count = options.images if seen else options.unseen_images
         images = drawer.draw(character, count, np.random.default_rng([options.seed, place]))
-        sets[name] += [(image, label) for image in images]
+        sets.setdefault(name, []).extend((image, label) for image in images)
         lines.append(f"{label}\tU+{ord(character):04X}\t{name}\n")
     shuffled = [sets["train"][i] for i in rng.permutation(len(sets["train"]))]
     sets["train"] = shuffled
@@ -204,8 +226,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("out", metavar="OUT", type=Path, help="the folder, replaced if it exists")
     parser.add_argument("--format", choices=FORMATS, default="lmdb", help="(default: lmdb)")
     parser.add_argument("--seed", type=int, default=0, help="(default: 0)")
-    parser.add_argument(
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
         "--train", type=int, default=1500, help="characters to train on (default: 1500)"
+    )
+    which.add_argument(
+        "--characters", metavar="TEXT", help="train on just these, in this order; none is unseen"
     )
     parser.add_argument("--images", type=int, default=24, help="of each to train on (default: 24)")
     parser.add_argument(

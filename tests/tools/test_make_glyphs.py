@@ -72,6 +72,42 @@ def test_the_formats_hold_the_same(folder, tmp_path):
         assert file["label"][0] == first.label
 
 
+def test_just_these_characters(tmp_path):
+    arguments = ["--characters", "70a", "--images", "4"]
+    folder = tmp_path / "some"
+    make_glyphs.main([str(folder), *arguments])
+    assert sorted(path.name for path in folder.iterdir()) == ["characters.txt", "train"]
+    lines = (folder / "characters.txt").read_text().splitlines()
+    assert lines == ["0\tU+0037\ttrain", "1\tU+0030\ttrain", "2\tU+0061\ttrain"]
+    some = datums(folder / "train")
+    labels = [datum.label for datum in some]
+    assert sorted(labels) == np.repeat(range(3), 4).tolist() != labels
+    images = np.array([np.frombuffer(datum.data, np.uint8) for datum in some], np.float64)
+    assert len(np.unique(images, axis=0)) == 12
+
+    make_glyphs.main([str(tmp_path / "again"), *arguments, "--format", "hdf5"])
+    assert not (tmp_path / "again" / "unseen.h5").exists()
+    with h5py.File(tmp_path / "again" / "train.h5") as file:
+        again = (file["data"][:] * 128 + 127.5).reshape(12, -1)
+        assert file["label"][:].tolist() == labels
+    np.testing.assert_array_equal(again, images)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("0120", "'0' is there twice"),
+        ("a\u0430", r"U\+0430 is none of .* differ by picture"),
+        ("0 1", r"U\+0020 is none of"),
+        ("", "--characters is empty"),
+    ],
+)
+def test_characters_that_cannot_be(tmp_path, text, complaint):
+    with pytest.raises(SystemExit, match=complaint):
+        make_glyphs.main([str(tmp_path / "x"), "--characters", text])
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_wrong_number(tmp_path):
     with pytest.raises(SystemExit, match=r"--train must lie in \[1, 2059\]"):
         make_glyphs.main([str(tmp_path / "x"), "--train", "2060"])
