@@ -61,7 +61,7 @@ def test_check_names_the_stale_files_and_writes_nothing(
     monkeypatch.setattr(make_models, "MODELS", tmp_path)
     assert run("--check") == 1
     assert not list(tmp_path.iterdir())
-    assert len(capsys.readouterr().out.splitlines()) == 18
+    assert len(capsys.readouterr().out.splitlines()) == 22
 
     assert run() == 0
     assert run("--check") == 0
@@ -221,3 +221,44 @@ def test_the_solver(depth: int) -> None:
     assert [message.base_lr, message.gamma, message.momentum, message.weight_decay] == (
         pytest.approx([0.1, 0.1, 0.9, 0.0005], rel=1e-6)
     )
+
+
+NUMERALS = {"numerals2d": 2, "numerals3d": 3}
+
+
+@pytest.mark.parametrize("stem", NUMERALS)
+def test_the_numerals_features_can_be_looked_at(stem: str) -> None:
+    net = read(f"{stem}_model.prototxt", pb.NetParameter())
+    data, *body, feature, margin, loss = net.layer
+    assert [layer.type for layer in body] == ["Convolution", "PReLU"] * (len(body) // 2)
+    assert feature.inner_product_param.num_output == NUMERALS[stem]
+    assert list(margin.bottom) == [*feature.top, "label"]
+    param = margin.margin_inner_product_param
+    assert (margin.type, param.num_output) == ("MarginInnerProduct", 10)
+    assert param.type == pb.MarginInnerProductParameter.QUADRUPLE
+    assert loss.type == "SoftmaxWithLoss"
+    assert data.data_param.source == "numerals/train"
+    assert (data.transform_param.mean_value, data.transform_param.scale) == ([127.5], 1 / 128)
+
+
+@pytest.mark.parametrize("stem", NUMERALS)
+def test_the_numerals_solver(stem: str) -> None:
+    message = read(f"{stem}_solver.prototxt", pb.SolverParameter())
+    assert message.net == f"models/{stem}_model.prototxt"
+    assert message.snapshot_prefix == f"numerals/{stem}_model"
+    assert message.lr_policy == "multistep"
+    assert list(message.stepvalue) == sorted(message.stepvalue)
+    assert message.stepvalue[-1] < message.max_iter
+
+
+@pytest.mark.parametrize("stem", NUMERALS)
+def test_lambda_min_lets_features_grow_under_the_papers_rule(stem: str) -> None:
+    """Of a feature at its own weight, among ten spread evenly, descent must not shorten it."""
+    margin = read(f"{stem}_model.prototxt", pb.NetParameter()).layer[-2]
+    # In space that is the problem of Tammes, whose answer for ten is 66.15 degrees.
+    nearest = {"numerals2d": 36, "numerals3d": 66.15}[stem]
+    lambda_ = margin.margin_inner_product_param.lambda_min
+    for m in (2, 3, 4):
+        coeff_w, coeff_x = m**2, -(m**2 - 1) / 30
+        radial = 1 / math.hypot(coeff_w, coeff_x)
+        assert (radial + lambda_) / (1 + lambda_) > math.cos(math.radians(nearest))
