@@ -29,7 +29,10 @@ GLYPHS_UNITS, GLYPHS_CHANNELS = (0, 1, 1, 1), (16, 32, 64, 128)
 # Under the paper's rule features grow only where (1/m^2 + lambda) / (1 + lambda), the radial pull
 # of their own class once they point its way, exceeds the cosine to the classes beside it: 0.81 of
 # ten in a plane, about 0.4 in space.
-NUMERALS_LAMBDA_MIN = {2: 5, 3: 1}
+NUMERALS_ANNEALING: dict[int, dict[str, float]] = {
+    2: {"gamma": 0.5, "lambda_min": 5},
+    3: {"gamma": 2, "lambda_min": 1},
+}
 NUMERALS_UNITS, NUMERALS_CHANNELS = (0, 0, 0), (16, 32, 64)
 
 HEADER = Template("""\
@@ -319,13 +322,13 @@ def make_glyphs_models() -> dict[Path, str]:
 def make_numerals_models() -> dict[Path, str]:
     """Return the text of the files of the nets whose features can be looked at."""
     files = {}
-    for features, lambda_min in NUMERALS_LAMBDA_MIN.items():
+    for features, annealing in NUMERALS_ANNEALING.items():
         stem = f"numerals{features}d"
         net = [
             f'name: "SpherefaceNet-{stem}"\n',
             GLYPHS_INPUT.substitute(source="numerals/train"),
             *trunk(NUMERALS_UNITS, NUMERALS_CHANNELS, features),
-            LOSS.substitute(classes=10, gamma=2, lambda_min=lambda_min),
+            LOSS.substitute(annealing, classes=10),
         ]
         texts = {
             "model": ("the net to train", "".join(net)),
