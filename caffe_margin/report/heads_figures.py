@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from caffe_margin.report.features_figure import draw_features
 from caffe_margin.report.figures import (
     BLUE,
     GREEN,
@@ -55,6 +56,10 @@ def heads_figures(heads: Heads) -> dict[str, Figure]:
             drawn |= {"roc": roc(heads, lines), "cosines": cosines(heads)}
         if heads.tried:
             drawn["rates"] = rates(heads, lines)
+        first = {name: outcomes[0].drawn for name, outcomes in heads.by_variant.items()}
+        panels = {name: panel for name, panel in first.items() if panel is not None}
+        if panels:
+            drawn["features"] = draw_features(panels)
         return drawn
 
 
