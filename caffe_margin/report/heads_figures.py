@@ -184,7 +184,7 @@ def _over_iterations(
     if shown:
         # What diverged would leave the others a line.
         low, high = np.min(shown), np.max(shown)
-        room = 0.05 * (high - low)
+        room = 0.05 * (high - low) or 0.5
         ax.set_ylim(
             *((low / 1.2, high * 1.2) if column in LOGARITHMIC else (low - room, high + room))
         )

@@ -9,22 +9,12 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from caffe_margin.maths.gradient import EXACT, PAPER
 from caffe_margin.study import heads as heads_module
 from caffe_margin.study.heads import Difference, Heads, Spread, choose
 from caffe_margin.study.outcome import EDGES, Outcome, verify
-from caffe_margin.study.variants import Variant
-from caffe_margin.study.whole_net import COLUMNS, Plan, Run
+from caffe_margin.study.whole_net import Plan
+from helpers.outcomes import N, features, make_outcome, make_run, three
 from helpers.points import make_net
-
-N = 8
-
-
-def features(rng, spread=0.5):
-    """Features of 12 classes of five, round the classes' own directions."""
-    label = np.repeat(np.arange(12), 5)
-    x = rng.standard_normal((12, 6))[label] + spread * rng.standard_normal((60, 6))
-    return x, label
 
 
 def test_verification_is_scikit_learns():
@@ -54,29 +44,6 @@ def test_halves_have_no_class_in_common():
         chosen = label % 2 == half
         assert verify(x, label, half).curve.auc == verify(x[chosen], label[chosen]).curve.auc
     assert verify(x, label, 0).same.sum() == 60
-
-
-def make_run(name="paper", seed=1, rate=1.0):
-    rule = EXACT if name == "exact" else PAPER
-    return Run(Variant(name, "QUADRUPLE", rule), seed, rate)
-
-
-def make_outcome(name="paper", seed=1, rate=1.0, *, loss=1.0, spread=0.5, rows=200, **more):
-    """A run of 200 iterations whose columns are planned."""
-    log = {column: np.full(rows, 0.25) for column in COLUMNS[:-1]}
-    log["iteration"] = np.arange(1, rows + 1.0)
-    log["loss"] = np.concatenate([np.full(rows - 100, 5.0), np.full(100, loss)])
-    unseen = features(np.random.default_rng(seed), spread) if rows == 200 else None
-    digests = {"start": f"s{seed}", "batches": f"b{seed}", "rates": f"r{seed}", **more}
-    return Outcome(
-        make_run(name, seed, rate),
-        **digests,
-        log=log,
-        unseen=unseen,
-        drawn=None,
-        classes=N,
-        iterations=200,
-    )
 
 
 def test_an_outcome_is_the_end_of_its_run():
@@ -131,10 +98,6 @@ def test_is_read_from_what_a_run_leaves(tmp_path):
     other = Outcome.of(Plan(net, solver, "u", tmp_path), make_run(rate=2.0))
     assert other.batches == found.batches
     assert other.rates != found.rates
-
-
-def three(name, **options):
-    return [make_outcome(name, seed, **options) for seed in (1, 2, 3)]
 
 
 def test_spreads_are_mean_and_deviation():
