@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import shlex
 import signal
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from caffe_margin.cli.common import (
     Commands,
@@ -22,13 +19,13 @@ from caffe_margin.cli.common import (
     positive,
     show_path,
 )
+from caffe_margin.cli.train_log import Log
+from caffe_margin.cli.train_shown import Shown, print_test
 
 if TYPE_CHECKING:
     from caffe_margin.torch.solver import Iteration, Solver
     from caffe_margin.torch.verification import Verifier
 
-MEASURED = 3
-"""Iterations that are timed before it is said how long the run will take; the first is slower."""
 FARS = (0.01, 0.001)
 
 
@@ -122,7 +119,7 @@ def run(options: argparse.Namespace) -> int:
         from caffe_margin.report import figures  # noqa: F401  (its message says what to install)
     solver = _solver(options)
     verifier = _verifier(options, solver)
-    with _Log(options, solver.iteration) as log, _stopping() as stop:
+    with Log(options, solver.iteration) as log, _stopping() as stop:
         status = _train(options, solver, verifier, log, stop)
         for name, source in solver.net.sources.items():
             if source.broken:
@@ -172,7 +169,7 @@ def _train(
     options: argparse.Namespace,
     solver: Solver,
     verifier: Verifier | None,
-    log: _Log,
+    log: Log,
     stop: list[int],
 ) -> int:
     """Train, and return the exit status."""
@@ -182,7 +179,7 @@ def _train(
     last = p.max_iter if options.iterations is None else solver.iteration + options.iterations
     watch = LossWatch(solver.classes)
     done, saved, told = None, "", False
-    with _Shown(p.display, solver.iteration, last) as shown:
+    with Shown(p.display, solver.iteration, last) as shown:
         for done in _run(solver, last - solver.iteration):
             if done is None:
                 return 1
@@ -203,7 +200,7 @@ def _train(
                 break
     if solver.iteration >= p.max_iter:
         for i, test in enumerate(solver.finish()):
-            _print_test(i, test)
+            print_test(i, test)
     elif done is not None:
         path = saved or solver.snapshot()
         print(f"stopped after iteration {solver.iteration}; to go on: {_again(options, path)}")
@@ -238,7 +235,7 @@ def _again(options: argparse.Namespace, snapshot: str) -> str:
     return shlex.join(words)
 
 
-def _verify(verifier: Verifier, iteration: int, log: _Log) -> None:
+def _verify(verifier: Verifier, iteration: int, log: Log) -> None:
     """Print and log how well images of classes that are not trained on are told apart."""
     from caffe_margin.study.pairs import cosine, draw_pairs, roc
 
@@ -253,11 +250,6 @@ def _verify(verifier: Verifier, iteration: int, log: _Log) -> None:
         flush=True,
     )
     log.verification(iteration, {"eer": curve.eer, "auc": curve.auc, "tar_at_far": tar})
-
-
-def _print_test(i: int, test: Mapping[str, Any]) -> None:
-    means = ", ".join(f"{name} {float(value.mean()):.4g}" for name, value in test.items())
-    print(f"test net {i}: {means}", flush=True)
 
 
 @contextmanager
@@ -276,167 +268,3 @@ def _stopping() -> Iterator[list[int]]:
     finally:
         for number, handler in kept.items():
             signal.signal(number, handler)
-
-
-class _Shown:
-    """What is seen of a run: a bar on a terminal, lines every ``display`` iterations elsewhere."""
-
-    def __init__(self, display: int, start: int, last: int) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-        from rich.progress import TimeRemainingColumn as Remaining
-
-        self.display, self.start, self.last = display, start, last
-        self.began, self.images, self.since = time.monotonic(), 0, time.monotonic()
-        err = Console(stderr=True)
-        text = TextColumn("{task.description}")
-        columns = (MofNCompleteColumn(), BarColumn(), Remaining(), text)
-        self.bar = Progress(*columns, console=err, transient=True) if err.is_terminal else None
-
-    def __enter__(self) -> _Shown:
-        if self.bar:
-            self.bar.start()
-            self.task = self.bar.add_task("", total=self.last, completed=self.start)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.bar:
-            self.bar.stop()
-
-    def __call__(self, done: Iteration) -> None:
-        """Show an iteration."""
-        for i, test in enumerate(done.tests):
-            _print_test(i, test)
-        now, passed = time.monotonic(), done.iteration - self.start
-        if passed == 1:
-            self.began, self.since = now, now
-        self.images += done.images if passed > 1 else 0
-        if passed == min(MEASURED, self.last - self.start):
-            print(_ahead(self.last, (now - self.began) / max(passed - 1, 1), done), flush=True)
-        if self.bar:
-            speed = self.images / max(now - self.since, 1e-9)
-            self.bar.update(self.task, completed=done.iteration, description=_line(done, speed))
-        elif self.display and done.iteration % self.display == 0:
-            line = _line(done, self.images / max(now - self.since, 1e-9))
-            print(f"iteration {done.iteration}: {line}", flush=True)
-            self.images, self.since = 0, now
-
-
-def _line(done: Iteration, speed: float) -> str:
-    margins = [
-        f"lambda {value:.4g} ({1 / (1 + value):.1%} of the margin)"
-        for value in done.lambda_.values()
-    ]
-    parts = [f"loss {done.smoothed_loss:.4f}", *margins, f"rate {done.rate:g}"]
-    return ", ".join([*parts, *([f"{speed:.0f} images/s"] if speed else [])])
-
-
-def _ahead(last: int, seconds: float, done: Iteration) -> str:
-    """Say what the run takes: memory as measured, and time."""
-    from caffe_margin.torch.training import memory_taken
-
-    taken = " and ".join(f"{size / 2**30:.2f} GiB{where}" for where, size in memory_taken().items())
-    minutes = (last - done.iteration) * seconds / 60
-    return (
-        f"measured: {taken}, {seconds:.3g} s an iteration of {done.images} images; to iteration "
-        f"{last} about {minutes:.3g} minutes"
-    )
-
-
-class _Log:
-    """The lines of --log, TensorBoard's events, and what --plot draws."""
-
-    def __init__(self, options: argparse.Namespace, start: int) -> None:
-        self.plot, self.path = options.plot, options.log
-        self.iterations: list[dict[str, Any]] = []
-        self.verifications: list[dict[str, Any]] = []
-        for entry in _read_log(self.path, start) if self.path and options.snapshot else ():
-            kept = self.verifications if "verification" in entry else self.iterations
-            kept.append(entry)
-        self.file, self.events = None, None
-        if options.tensorboard:
-            from caffe_margin.torch.training import tensorboard
-
-            self.events = tensorboard(options.tensorboard)
-        self.seconds = time.monotonic()
-        if self.path:
-            from caffe_margin.files.atomic import atomic_write
-
-            entries = sorted(self.iterations + self.verifications, key=lambda e: e["iteration"])
-            with atomic_write(self.path) as unfinished:
-                unfinished.write_text("".join(f"{json.dumps(entry)}\n" for entry in entries))
-            self.file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115
-
-    def __enter__(self) -> _Log:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.file:
-            self.file.close()
-        if self.events:
-            self.events.close()
-        self._draw()
-
-    def iteration(self, done: Iteration) -> None:
-        """Log an iteration; with a snapshot the picture is drawn anew."""
-        from caffe_margin.files.plain_json import plain
-
-        now = time.monotonic()
-        entry = {
-            "iteration": done.iteration,
-            "loss": done.loss,
-            "smoothed_loss": done.smoothed_loss,
-            "rate": done.rate,
-            "lambda": dict(done.lambda_),
-            "images": done.images,
-            "seconds": now - self.seconds,
-        }
-        if done.tests:
-            entry["tests"] = [{k: v.tolist() for k, v in test.items()} for test in done.tests]
-        if done.snapshot:
-            entry["snapshot"] = done.snapshot
-        self.seconds = now
-        self._write(plain(entry), self.iterations)
-        if self.events:
-            for name in ("loss", "smoothed_loss", "rate"):
-                self.events.add_scalar(name, entry[name], done.iteration)
-            for name, value in done.lambda_.items():
-                self.events.add_scalar(f"lambda/{name}", value, done.iteration)
-        if done.snapshot:
-            self._draw()
-
-    def verification(self, iteration: int, found: dict[str, Any]) -> None:
-        """Log a verification."""
-        self._write({"iteration": iteration, "verification": found}, self.verifications)
-        if self.events:
-            self.events.add_scalar("verification/eer", found["eer"], iteration)
-            self.events.add_scalar("verification/auc", found["auc"], iteration)
-
-    def _write(self, entry: Any, kept: list[dict[str, Any]]) -> None:
-        if self.plot or kept is self.verifications:
-            kept.append(entry)
-        if self.file:
-            self.file.write(f"{json.dumps(entry)}\n")
-            self.file.flush()
-
-    def _draw(self) -> None:
-        if self.plot and self.iterations:
-            from caffe_margin.report import figures
-            from caffe_margin.report.run_figure import draw_run
-
-            with figures.style():
-                figures.save(draw_run(self.iterations, self.verifications), self.plot)
-
-
-def _read_log(path: str, last: int) -> Iterator[dict[str, Any]]:
-    """Yield the entries up to an iteration; what a killed run left half written is passed over."""
-    if not os.path.exists(path):
-        return
-    with open(path, encoding="utf-8") as file:
-        for line in file:
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(entry, dict) and entry.get("iteration", last + 1) <= last:
-                yield entry
