@@ -24,7 +24,7 @@ from caffe_margin.torch.learnable import learnable_params
 from caffe_margin.torch.margin_layer import MarginLayer
 from caffe_margin.torch.net import Net
 from caffe_margin.torch.sharing import share_layers
-from caffe_margin.torch.weights import Weights, as_array
+from caffe_margin.torch.weights import Weights, as_array, load_into, read_all
 
 Feed: TypeAlias = Callable[[int], Mapping[str, Tensor]]
 """From how many Forwards came before to what goes into the net's data layers."""
@@ -76,6 +76,7 @@ class Solver:
     Args:
         solver: a file or a message.
         weights: what `Net.load_weights` takes; they come after those of the solver's ``weights``.
+            Layers that only a test net has take theirs too.
         feed: what goes into the net's data layers; None where these have sources.
         test_feed: the same for each test net.
         shapes: of the tops of data layers, where the files leave them open.
@@ -133,12 +134,11 @@ class Solver:
             for source in self.net.sources.values():
                 source.open()  # what is wrong with it is said now
         self.test_nets = [_make(net, **options) for net in nets_to_test(self.param, folder)]
-        for names in self.param.weights:
-            self.net.load_weights([name.strip() for name in names.split(",")])
-        if weights is not None:
-            self.net.load_weights(weights)
         for net in self.test_nets:
             share_layers(net, self.net)
+        self._load([name.strip() for names in self.param.weights for name in names.split(",")])
+        if weights is not None:
+            self._load(weights)
 
         self.iteration = 0
         self._run_net = torch.compile(self.net) if compiled else self.net
@@ -160,6 +160,12 @@ class Solver:
             ],
         )
         self._policy = optim.LRPolicy(self.optimizer, self.param)
+
+    def _load(self, weights: Weights) -> None:
+        """Load weights into all nets. Source: LoadNetWeights."""
+        arrays = read_all(weights)
+        for net in (self.net, *self.test_nets):
+            load_into(net.params, arrays)
 
     # Training.
 

@@ -352,6 +352,40 @@ def test_weights_come_in_caffes_order(folder):
     assert float(solver.net.fc5.weight.detach()[0, 0]) == 2
 
 
+def test_layers_of_a_test_net_take_weights_too(folder):
+    """A test net's own layers: the solver's ``weights``, then those that are handed in."""
+    own = """layer { name: "own" type: "InnerProduct" bottom: "fc5" top: "own"
+      include { phase: TEST } inner_product_param { num_output: 2 bias_term: false } }"""
+    (folder / "net.prototxt").write_text(NET + own)
+    options = {"shapes": {"data": (3, 8), "label": (3,)}}
+    net = cmt.Net("net.prototxt", **options)
+    for name, value in (("a", 1.0), ("b", 2.0)):
+        with torch.no_grad():
+            net.own.weight.fill_(value)
+            net.fc5.weight.fill_(value)
+        net.save_weights(f"{name}.caffemodel")
+    (folder / "solver.prototxt").write_text(f'{SOLVER} weights: "a.caffemodel"')
+    for weights, value in ((None, 1.0), ("b.caffemodel", 2.0)):
+        solver = cmt.Solver("solver.prototxt", weights)
+        (test,) = solver.test_nets
+        assert test.own.weight.eq(value).all()
+        assert test.fc5.weight is solver.net.fc5.weight
+
+
+def test_a_test_net_of_unknown_shapes_shares_nothing_in_silence(folder):
+    (folder / "net.prototxt").write_text(
+        NET.replace(
+            """HDF5Data" top: "data" top: "label" include { phase: TEST }
+  hdf5_data_param { source: "train.txt" batch_size: 3 }""",
+            """ImageData" top: "data" top: "label" include { phase: TEST }
+  image_data_param { source: "none.txt" batch_size: 3 }""",
+        )
+    )
+    feed = {"data": torch.ones(3, 8), "label": torch.zeros(3)}
+    with pytest.raises(ValueError, match="give shapes= for 'data' and 'label'"):
+        cmt.Solver("solver.prototxt", test_feed=[lambda i: feed])
+
+
 def test_display_smooths_as_caffe_does(folder):
     runs = list(cmt.Solver("solver.prototxt", seed=3).run(6))
     losses = [run.loss for run in runs]
