@@ -47,7 +47,7 @@ def solver_of(recording: Recording) -> cmt.Solver:
     upgrade_solver(solver_param)
     for name in (
         "net", "train_net", "test_net", "train_net_param", "test_net_param", "test_state",
-        "weights", "snapshot", "snapshot_prefix", "average_loss",
+        "weights", "snapshot", "snapshot_prefix", "average_loss", "debug_info",
     ):  # fmt: skip
         solver_param.ClearField(name)
     if "test_input" not in {key.partition("/")[0] for key in recording.arrays}:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -20,6 +21,7 @@ from caffe_margin.nets.margin import set_gradient
 from caffe_margin.solver.learning_rate import multistep_drops
 from caffe_margin.solver.nets import net_to_train, nets_to_test
 from caffe_margin.torch import optim
+from caffe_margin.torch.debug_info import DebugInfo, Write
 from caffe_margin.torch.learnable import learnable_params
 from caffe_margin.torch.margin_layer import MarginLayer
 from caffe_margin.torch.net import Net
@@ -95,6 +97,8 @@ class Solver:
         optimizer: one of `caffe_margin.torch.optim`.
         iteration: how often the weights have been updated.
         seed: see there.
+        write: takes the lines of the solver's ``debug_info``: those of every ``display``-th
+            iteration, and of every test. It is `print`.
 
     Raises:
         FileNotFoundError: a file is not there.
@@ -141,6 +145,7 @@ class Solver:
             self._load(weights)
 
         self.iteration = 0
+        self.write: Write = print
         self._run_net = torch.compile(self.net) if compiled else self.net
         self._feed = feed
         self._test_feed = [*test_feed, *[None] * (len(self.test_nets) - len(test_feed))]
@@ -214,32 +219,38 @@ class Solver:
             self.snapshot()
         if p.display and self.iteration % p.display == 0:
             with torch.no_grad():
-                self._forward()
+                self._forward(self._run_net)
         if p.test_interval and self.iteration % p.test_interval == 0:
             return [self.test(i) for i in range(len(self.test_nets))]
         return []
 
     def _update(self) -> tuple[float, Mapping[str, Tensor]]:
         """Take one iteration: Forwards, Backwards, and the update."""
+        p = self.param
         torch.manual_seed(_mix(self.seed, self.iteration))
         self.optimizer.zero_grad()
         total, outputs, self._images = 0.0, {}, 0
-        for _ in range(self.param.iter_size):
-            outputs = self._forward()
-            loss = self.net.loss(outputs)
-            loss.backward()
+        told = p.debug_info and p.display and self.iteration % p.display == 0
+        for _ in range(p.iter_size):
+            with DebugInfo(self.net, self.write) if told else nullcontext() as info:
+                # What is compiled does not stop at a layer.
+                outputs = self._forward(self.net if info else self._run_net)
+                loss = self.net.loss(outputs)
+                loss.backward()
+                if info:
+                    info.backward()
             total += float(loss.detach())
         self.optimizer.step()
         self._policy.step()
         self.iteration += 1
-        return total / self.param.iter_size, outputs
+        return total / p.iter_size, outputs
 
-    def _forward(self) -> dict[str, Tensor]:
+    def _forward(self, net: Callable[..., dict[str, Tensor]]) -> dict[str, Tensor]:
         if self._feed is None:
             inputs: Mapping[str, Tensor] = self.net.next_batches()
         else:
             inputs = self._feed(self._forwards)
-        outputs: dict[str, Tensor] = self._run_net(**inputs)
+        outputs = net(**inputs)
         self._forwards += 1
         self._images += next((len(top) for top in inputs.values() if top.dim()), 0)
         return outputs
@@ -260,8 +271,9 @@ class Solver:
         """Yield a test net's outputs, and the blobs of ``keep``, at each of its ``test_iter``."""
         net, feed = self.test_nets[i], self._test_feed[i]
         for _ in range(self.param.test_iter[i]):
-            inputs = feed(self._test_forwards[i]) if feed is not None else {}
-            with torch.no_grad():
+            inputs = net.next_batches() if feed is None else feed(self._test_forwards[i])
+            told = DebugInfo(net, self.write) if self.param.debug_info else nullcontext()
+            with torch.no_grad(), told:
                 outputs = net(keep=keep, **inputs)
             self._test_forwards[i] += 1
             yield outputs
