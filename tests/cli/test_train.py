@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 
 import h5py
 import numpy as np
@@ -116,6 +117,46 @@ def test_the_rule_is_in_the_snapshot(folder):
         main(["train", "solver.prototxt", "--gradient", rule, "--iterations", "2"])
         (head,) = (x for x in read_net("s_iter_2.caffemodel").layer if x.name == "fc6")
         assert head.margin_inner_product_param.gradient == {"exact": 1, "detached": 2}[rule]
+
+
+def test_tensorboard(folder, monkeypatch):
+    """What the log has, under TensorBoard's names; a stand-in for its writer notes the calls."""
+    written, closed = {}, []
+
+    class SummaryWriter:
+        def __init__(self, log_dir):
+            assert log_dir == "events"
+
+        def add_scalar(self, tag, value, step):
+            written.setdefault(tag, {})[step] = value
+
+        def close(self):
+            closed.append(True)
+
+    module = ModuleType("torch.utils.tensorboard")
+    module.SummaryWriter = SummaryWriter
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    arguments = ["--log", "log.jsonl", "--tensorboard", "events", "--verify", "unseen.h5"]
+    assert main(["train", "solver.prototxt", *arguments]) == 0
+    assert closed == [True]
+    steps = [entry for entry in logged() if "loss" in entry]
+    expected = {
+        name: {entry["iteration"]: entry[name] for entry in steps}
+        for name in ("loss", "smoothed_loss", "rate")
+    }
+    # The layer's own formula.
+    lambda_ = {i: pytest.approx(max(5, 100 / (1 + 0.5 * i))) for i in range(1, 13)}
+    last = logged()[-1]["verification"]
+    verified = {f"verification/{name}": {12: last[name]} for name in ("eer", "auc")}
+    assert written == {**expected, "lambda/fc6": lambda_, **verified}
+
+
+def test_tensorboard_is_not_installed(folder, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    assert main(["train", "solver.prototxt", "--tensorboard", "events"]) == 2
+    err = capsys.readouterr().err
+    assert "pip install tensorboard" in err
+    assert err.count("\n") == 1
 
 
 def test_a_loss_that_is_not_finite_stops(folder, capsys):
