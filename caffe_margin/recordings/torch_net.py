@@ -24,6 +24,7 @@ from caffe_margin.recordings.check import Check, compare_blob
 from caffe_margin.recordings.in_place import wrong_in_caffe
 from caffe_margin.recordings.recording import Recording
 from caffe_margin.torch.layers.dropout import Dropout
+from caffe_margin.torch.layers.layer import diff_of
 from caffe_margin.torch.layers.table import FED, refuse_unknown
 
 if TYPE_CHECKING:
@@ -305,16 +306,18 @@ def _computed(
         if layer not in params or int(i) >= len(params[layer]):
             raise ValueError(f"the recording has {key}, and the net no such parameter")
         blob = params[layer][int(i)]
+        diff = diff_of(blob)
     else:
         blob = _blob(name, blobs)
+        diff = blob.grad
     if part == "data":
         return blob.detach().numpy()
-    if blob.grad is None and kind == "blob" and name in scratch:
+    if diff is None and kind == "blob" and name in scratch:
         top = blobs[scratch[name]]
         if top.grad is not None:
             return (blob * top.grad).detach().numpy()
     # Zero says in Caffe that nobody asked for it.
-    return (torch.zeros_like(blob) if blob.grad is None else blob.grad).detach().numpy()
+    return (torch.zeros_like(blob) if diff is None else diff).detach().numpy()
 
 
 def _blob(name: str, blobs: Mapping[str, Tensor]) -> Tensor:

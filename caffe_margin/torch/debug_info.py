@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from caffe_margin import caffe_margin_pb2 as pb
-from caffe_margin.torch.layers.layer import Layer
+from caffe_margin.torch.layers.layer import Layer, diff_of
+from caffe_margin.torch.learnable import learnable_params
 from caffe_margin.torch.net import Net, Step
 
 Write: TypeAlias = Callable[[str], Any]
@@ -92,13 +93,13 @@ class DebugInfo:
         """Write the lines of the Backward that has been, from the last layer to the first."""
         for step in reversed(self.net._steps):
             for i, name in enumerate(step.bottoms):
-                if diff := self._diffs.pop((step.module, i), ""):
-                    self.write(f"    [Backward] Layer {step.name}, bottom blob {name} diff: {diff}")
+                if mean := self._diffs.pop((step.module, i), ""):
+                    self.write(f"    [Backward] Layer {step.name}, bottom blob {name} diff: {mean}")
             module = self.net.get_submodule(step.module) if step.module else None
             for i, blob in enumerate(module.blobs if isinstance(module, Layer) else ()):
-                if blob.grad is not None:
-                    self._line("Backward", step, f"param blob {i} diff", blob.grad)
-        params = list({id(x): x for blobs in self.net.params.values() for x in blobs}.values())
+                if (diff := diff_of(blob)) is not None:
+                    self._line("Backward", step, f"param blob {i} diff", diff)
+        params = [known.blob for known in learnable_params(self.net.param, self.net.params)]
         diffs = [blob.grad for blob in params if blob.grad is not None]
         l1, l2 = (f"({_norm(params, order)}, {_norm(diffs, order)})" for order in (1, 2))
         self.write(f"    [Backward] All net params (data, diff): L1 norm = {l1}; L2 norm = {l2}")

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from caffe_margin import caffe_margin_pb2 as pb
+from caffe_margin.torch.layers.layer import owner_of
 
 
 class Learnable(NamedTuple):
@@ -39,11 +40,12 @@ def learnable_params(net: pb.NetParameter, params: Mapping[str, list[Tensor]]) -
         for i, blob in enumerate(params.get(layer.name, ())):
             spec = layer.param[i] if i < len(layer.param) else pb.ParamSpec()
             moves = layer.type != "BatchNorm"
-            new = Learnable(blob, spec.lr_mult if moves else 0.0, spec.decay_mult)
-            old = found.setdefault(id(blob), new)
+            owner = owner_of(blob)
+            new = Learnable(owner, spec.lr_mult if moves else 0.0, spec.decay_mult)
+            old = found.setdefault(id(owner), new)
             # What the owner leaves open, a later layer may say.
-            found[id(blob)] = Learnable(
-                blob,
+            found[id(owner)] = Learnable(
+                owner,
                 new.lr_mult if spec.HasField("lr_mult") and moves else old.lr_mult,
                 new.decay_mult if spec.HasField("decay_mult") else old.decay_mult,
             )

@@ -12,6 +12,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from caffe_margin import caffe_margin_pb2 as pb
 from caffe_margin.files.hdf5 import BlobsByPlace
@@ -344,7 +345,12 @@ class Net(nn.Module):
 
     def _run(self, step: Step, bottoms: list[Tensor]) -> Sequence[Tensor]:
         try:
-            tops = self._layer(step)(*bottoms)
+            layer = self._layer(step)
+            tops = (
+                functional_call(layer, layer.viewed(), tuple(bottoms))
+                if layer.views
+                else layer(*bottoms)
+            )
         except (ValueError, RuntimeError, IndexError) as error:
             shapes = ", ".join(str(tuple(bottom.shape)) for bottom in bottoms)
             cure = self._other_dtype(step, bottoms)

@@ -34,37 +34,35 @@ def share_params(net: pb.NetParameter, modules: Sequence[Layer | None]) -> None:
     """Give layers that name a parameter alike the same one, and freeze ``lr_mult: 0``.
 
     The first that uses a name owns the parameter; what any of them says of ``lr_mult`` and
-    ``decay_mult`` counts for all. With ``force_backward`` nothing is frozen: Caffe then computes
-    all gradients, and a rate of zero is the solver's concern.
+    ``decay_mult`` counts for all. Where shapes differ, as ``share_mode: PERMISSIVE`` allows, each
+    layer has it in its own. With ``force_backward`` nothing is frozen: Caffe then computes all
+    gradients, and a rate of zero is the solver's concern.
     Source: Net::AppendParam, Net::Init.
 
     Args:
-        net: the net.
+        net: the net, of which it is known that shared parameters have the same shapes, or counts.
         modules: of its layers; None for those without.
 
     Raises:
-        ValueError: a shared parameter has two shapes, or two ``lr_mult`` or ``decay_mult``.
+        ValueError: a shared parameter has two ``lr_mult`` or ``decay_mult``.
     """
     owners: dict[str, _Owned] = {}
     for param, module in zip(net.layer, modules, strict=True):
-        for attribute, spec in zip(module.fillers if module else (), param.param, strict=False):
+        if module is None:
+            continue
+        for attribute, spec in zip(module.fillers, param.param, strict=False):
             blob = getattr(module, attribute)
             if spec.name:
                 owned = owners.setdefault(spec.name, _Owned(blob, param.name))
-                _check_shared(param.name, spec, blob, owned)
+                _check_mults(param.name, spec, owned)
+                module.share(attribute, owned.blob)
                 blob = owned.blob
-                setattr(module, attribute, blob)
             if spec.HasField("lr_mult") and spec.lr_mult == 0 and not net.force_backward:
                 blob.requires_grad_(False)
 
 
-def _check_shared(layer: str, spec: pb.ParamSpec, blob: Tensor, owned: _Owned) -> None:
-    """Check that a layer may share a parameter with its owner, and note what it says of it."""
-    if blob.shape != owned.blob.shape:
-        raise ValueError(
-            f"layer {layer!r} shares {spec.name!r} with {owned.layer!r} in another shape "
-            f"(share_mode: PERMISSIVE), which the PyTorch engine does not"
-        )
+def _check_mults(layer: str, spec: pb.ParamSpec, owned: _Owned) -> None:
+    """Check that what a layer says of a shared parameter is what was said, and note it."""
     for name in ("lr_mult", "decay_mult"):
         if spec.HasField(name):
             value = getattr(spec, name)
@@ -94,4 +92,4 @@ def share_layers(net: Net, owner: Net) -> None:
                 f"{[tuple(s) for s in theirs]} in the other"
             )
         for attribute, other in zip(layer.fillers, owners[name].fillers, strict=True):
-            setattr(layer, attribute, getattr(owners[name], other))
+            layer.share(attribute, getattr(owners[name], other))

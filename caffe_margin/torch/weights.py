@@ -17,6 +17,7 @@ from caffe_margin.files.load import StrPath
 from caffe_margin.files.prototxt import write_net
 from caffe_margin.files.weights import is_hdf5_name, read_blobs
 from caffe_margin.nets.shapes import LayerShapes, infer_shapes
+from caffe_margin.torch.layers.layer import owner_of
 
 Weights: TypeAlias = "StrPath | Iterable[StrPath] | Mapping[str, Sequence[np.ndarray]]"
 
@@ -79,10 +80,12 @@ def load_into(params: Mapping[str, Sequence[Tensor]], arrays: BlobsByPlace) -> L
     pairs = [pair for name in params for pair in _pairs(name, params, arrays)]
     for blob, array in pairs:
         blob.copy_(torch.from_numpy(np.ascontiguousarray(array)).reshape(blob.shape))
-    filled = {id(blob) for blob, _ in pairs}
+    filled = {id(owner_of(blob)) for blob, _ in pairs}
     return Loaded(
         unfilled=tuple(
-            name for name, blobs in params.items() if not filled.issuperset(map(id, blobs))
+            name
+            for name, blobs in params.items()
+            if not filled.issuperset(id(owner_of(blob)) for blob in blobs)
         ),
         unused=tuple(name for name in arrays if name not in params),
     )
@@ -95,8 +98,10 @@ def _pairs(
     new, blobs = arrays.get(name), params[name]
     if new is None:
         return
-    others = {id(blob) for other in params if other != name for blob in params[other]}
-    missing = [i for i, blob in enumerate(blobs) if i not in new and id(blob) not in others]
+    others = {id(owner_of(blob)) for other in params if other != name for blob in params[other]}
+    missing = [
+        i for i, blob in enumerate(blobs) if i not in new and id(owner_of(blob)) not in others
+    ]
     if missing or max(new, default=0) >= len(blobs):
         raise ValueError(
             f"layer {name!r} has {len(new)} blobs in the weights and {len(blobs)} in the net; to "
@@ -127,9 +132,9 @@ def save_from(params: Mapping[str, Sequence[Tensor]], net: pb.NetParameter, path
         owned: BlobsByPlace = {layer.name: {} for layer in net.layer}
         written: set[int] = set()
         for name, blobs in params.items():
-            own = {i: blob for i, blob in enumerate(blobs) if id(blob) not in written}
+            own = {i: blob for i, blob in enumerate(blobs) if id(owner_of(blob)) not in written}
             owned[name] = {i: as_array(blob) for i, blob in own.items()}
-            written.update(map(id, blobs))
+            written.update(id(owner_of(blob)) for blob in blobs)
         write_hdf5(owned, path)
         return
     full = pb.NetParameter()

@@ -27,10 +27,12 @@ class Layer(nn.Module):
     Attributes:
         fillers: the names of Caffe's ``blobs``, in Caffe's order, and what fills each.
         unasked: the bottoms whose gradient Caffe computes though nothing below needs it.
+        views: the blobs that are another layer's, in a shape of this layer's own, and that shape.
     """
 
     fillers: Mapping[str, pb.FillerParameter] = {}
     unasked: Collection[int] = ()
+    views: Mapping[str, tuple[int, ...]] = {}
 
     def __init__(self, layer: pb.LayerParameter, shapes: LayerShapes) -> None:
         """Make a layer without blobs; the types that have some, or a parameter, add them.
@@ -92,7 +94,24 @@ class Layer(nn.Module):
     @property
     def blobs(self) -> list[Tensor]:
         """Caffe's ``blobs``, in Caffe's order."""
-        return [getattr(self, name) for name in self.fillers]
+        viewed = self.viewed()
+        return [viewed[name] if name in viewed else getattr(self, name) for name in self.fillers]
+
+    def share(self, name: str, blob: Tensor) -> None:
+        """Take another layer's blob in the place of an own one, whose shape it keeps here.
+
+        Where the shapes differ, the module holds the other layer's parameter as that layer does,
+        and `viewed` has it in this one's shape. Source: Blob::ShareData.
+        """
+        shape = self.views.get(name) or tuple(getattr(self, name).shape)
+        setattr(self, name, blob)
+        if shape != blob.shape:
+            blob.data = blob.data.contiguous()  # a view needs the values in Caffe's order
+            self.views = {**self.views, name: shape}
+
+    def viewed(self) -> dict[str, Tensor]:
+        """Return the blobs of `views` in this layer's shapes."""
+        return {name: getattr(self, name).view(shape) for name, shape in self.views.items()}
 
     @torch.no_grad()
     def fill(self, rng: np.random.Generator) -> None:
@@ -100,3 +119,14 @@ class Layer(nn.Module):
         for name, filler in self.fillers.items():
             blob = getattr(self, name)
             blob.copy_(torch.from_numpy(fill(filler, tuple(blob.shape), rng)))
+
+
+def owner_of(blob: Tensor) -> Tensor:
+    """Return the parameter that one of `Layer.blobs` is, or is a view of."""
+    return blob if blob._base is None else blob._base
+
+
+def diff_of(blob: Tensor) -> Tensor | None:
+    """Return Caffe's ``diff`` of one of `Layer.blobs`; None where no gradient has come."""
+    grad = owner_of(blob).grad
+    return None if grad is None else grad.reshape(blob.shape)
