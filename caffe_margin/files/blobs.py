@@ -37,6 +37,18 @@ def shape_of(blob: pb.BlobProto) -> tuple[int, ...]:
     return tuple(blob.shape.dim)
 
 
+def fits(stored: tuple[int, ...], shape: tuple[int | None, ...]) -> bool:
+    """Whether a stored blob goes into one of a shape; files of old have four dimensions for all.
+
+    Source: Blob::ShapeEquals.
+
+    >>> fits((1, 1, 4, 3), (4, 3)), fits((1, 1, 1, 1), ()), fits((3, 1, 1, 4), (3, 4))
+    (True, True, False)
+    """
+    ones = len(stored) - len(shape)
+    return stored == (1,) * ones + shape if len(stored) == 4 and ones > 0 else stored == shape
+
+
 def array_to_blob(array: np.ndarray) -> pb.BlobProto:
     """Return a blob with the array's shape; float32 goes to data, float64 to double_data.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -10,10 +9,11 @@ import numpy as np
 from google.protobuf.message import Message
 
 from caffe_margin import caffe_margin_pb2 as pb
+from caffe_margin.files.blobs import fits
 from caffe_margin.files.hdf5 import BlobsByPlace
 from caffe_margin.files.text_format import unknown_fields
 from caffe_margin.nets.margin import FIELDS, margin_param
-from caffe_margin.nets.select import filter_net, needed_for
+from caffe_margin.nets.select import filter_net, needed_for, unread_tops
 from caffe_margin.nets.shapes import DATA_TYPES, LayerShapes, Shape, infer_shapes
 
 ENDS = {"Accuracy", "Silence", "HDF5Output"}
@@ -142,9 +142,7 @@ def _fitting(
         array = blobs.get(i, shared.get(name))
         if array is None:
             raise ValueError(f"there are no weights for layer {layer.name!r}, blob {i}")
-        # Files of old have four dimensions for everything.
-        dims = array.shape[-len(shape) :] if array.ndim == 4 and shape else array.shape
-        if dims != shape or array.size != math.prod(dims):
+        if i in blobs and not fits(array.shape, shape):
             raise ValueError(
                 f"layer {layer.name!r}, blob {i}: {array.shape} in the weights and {shape} in the "
                 "net"
@@ -195,9 +193,8 @@ def _needed(
 
     Features are what the ends read, and the tops that no layer reads.
     """
-    read = {name for layer in [*layers, *ends] for name in layer.bottom}
     made = {top for layer in layers for top in layer.top}
-    loose = {top for layer in layers for top in layer.top if top not in read}
+    loose = unread_tops((layer.bottom, layer.top) for layer in [*layers, *ends])
     needed = loose.union(*(layer.bottom[: FEATURES.get(layer.type, 1)] for layer in ends)) & made
     return list(needed_for(pb.NetParameter(layer=layers), needed).layer)
 

@@ -113,6 +113,21 @@ def needed_for(net: pb.NetParameter, blobs: Iterable[str]) -> pb.NetParameter:
     return part
 
 
+def unread_tops(layers: Iterable[tuple[Iterable[str], Iterable[str]]]) -> set[str]:
+    """Return the tops that no later layer reads, of layers that are given as (bottoms, tops).
+
+    What a layer works on in place is its top again. Source: Net::Init, ``available_blobs``.
+
+    >>> sorted(unread_tops([([], ["data"]), (["data"], ["fc"]), (["fc"], ["fc"])]))
+    ['fc']
+    """
+    unread: set[str] = set()
+    for bottoms, tops in layers:
+        unread -= set(bottoms)
+        unread |= set(tops)
+    return unread
+
+
 def _meets(state: pb.NetState, rule: pb.NetStateRule) -> bool:
     """Source: Net::StateMeetsRule."""
     return (

@@ -114,11 +114,8 @@ def tolerance(recording: Recording, path: str | os.PathLike[str]) -> float:
     """
     if _dtype(recording) == np.float64:
         return RTOL_FLOAT64
-    twin = Path(path).with_name(f"{Path(path).stem}_float64.npz")
-    if not twin.exists():
-        return RTOL_FLOAT32
     gaps = [0.0]
-    for key, double in read_arrays(twin).items():
+    for key, double in double_twin(path).items():
         single = recording.arrays.get(key)
         if not _is_result(key) or single is None or single.shape != double.shape:
             continue
@@ -127,6 +124,12 @@ def tolerance(recording: Recording, path: str | os.PathLike[str]) -> float:
             largest = max(largest, _scale(key, recording.arrays))
             gaps.append(float(np.abs(single[finite] - double[finite]).max() / largest))
     return max(RTOL_FLOAT32, GAPS * max(gaps))
+
+
+def double_twin(path: str | os.PathLike[str]) -> dict[str, NDArray]:
+    """Return the recording in double beside one in float, ``NAME_float64.npz``, if it is there."""
+    twin = Path(path).with_name(f"{Path(path).stem}_float64.npz")
+    return read_arrays(twin) if twin.exists() else {}
 
 
 def _scale(key: str, arrays: Mapping[str, NDArray]) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,12 +14,11 @@ from torch import Tensor
 import caffe_margin.torch as cmt
 from caffe_margin import caffe_margin_pb2 as pb
 from caffe_margin.files import prototxt
-from caffe_margin.files.npz import read_arrays
 from caffe_margin.files.upgrade import upgrade_solver
 from caffe_margin.nets.select import filter_net
 from caffe_margin.recordings.check import Check, compare_blob
 from caffe_margin.recordings.recording import Recording
-from caffe_margin.recordings.torch_net import ENGINE, RTOL_FLOAT32, RTOL_FLOAT64
+from caffe_margin.recordings.torch_net import ENGINE, RTOL_FLOAT32, RTOL_FLOAT64, double_twin
 from caffe_margin.torch.layers.table import FED
 
 if TYPE_CHECKING:
@@ -143,10 +141,9 @@ class _Tolerances:
         self.rtol = rtol
         self.gaps: dict[str, float] = {}
         self.double = _arrays(recording, "weights/0").popitem()[1].dtype == np.float64
-        twin = Path(path).with_name(f"{Path(path).stem}_float64.npz")
-        if rtol is not None or self.double or not twin.exists():
+        if rtol is not None or self.double:
             return
-        for key, double in read_arrays(twin).items():
+        for key, double in double_twin(path).items():
             single = recording.arrays.get(key)
             kind = _kind(key)
             if not kind or single is None or single.shape != double.shape or not double.size:

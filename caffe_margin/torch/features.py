@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from caffe_margin import caffe_margin_pb2 as pb
 from caffe_margin.files.weights import take_blobs
 from caffe_margin.nets import plugin_text
-from caffe_margin.nets.select import filter_net, needed_for
+from caffe_margin.nets.select import filter_net, needed_for, unread_tops
 from caffe_margin.torch.checks import check_device
 from caffe_margin.torch.layers.table import FED
 from caffe_margin.torch.net import Net
@@ -133,10 +133,9 @@ class Features:
 
 
 def _outputs(net: pb.NetParameter) -> tuple[str, ...]:
-    """Return the tops that no other layer reads."""
-    read = {bottom for layer in net.layer for bottom in layer.bottom if bottom not in layer.top}
-    outputs = dict.fromkeys(top for layer in net.layer for top in layer.top if top not in read)
-    return tuple(outputs)
+    """Return the tops that no layer reads, in the net's order."""
+    unread = unread_tops((layer.bottom, layer.top) for layer in net.layer)
+    return tuple(dict.fromkeys(top for layer in net.layer for top in layer.top if top in unread))
 
 
 def batches(inputs: Mapping[str, NDArray], size: int) -> Iterator[dict[str, NDArray]]:

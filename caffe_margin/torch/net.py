@@ -21,7 +21,7 @@ from caffe_margin.files.names import near
 from caffe_margin.files.prototxt import read_net
 from caffe_margin.files.weights import take_blobs
 from caffe_margin.nets import plugin_text
-from caffe_margin.nets.select import filter_net
+from caffe_margin.nets.select import filter_net, unread_tops
 from caffe_margin.nets.shapes import DATA_TYPES, LayerShapes, unknown_inputs
 from caffe_margin.nets.splits import AUTOMATIC, insert_splits
 from caffe_margin.torch.data.sources import make_sources
@@ -544,10 +544,7 @@ def _with_ends(steps: Sequence[Step]) -> list[Step]:
 
 def _outputs(steps: Sequence[Step], loss_weights: Collection[str]) -> tuple[str, ...]:
     """Return the tops that no layer reads, and those with a loss weight, in the net's order."""
-    unread: set[str] = set()
-    for step in steps:
-        unread -= set(step.bottoms)
-        unread |= set(step.tops)
+    unread = unread_tops((step.bottoms, step.tops) for step in steps)
     tops = dict.fromkeys(top for step in steps for top in step.tops)
     return tuple(name for name in tops if name in unread or name in loss_weights)
 

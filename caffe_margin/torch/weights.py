@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from caffe_margin import caffe_margin_pb2 as pb
-from caffe_margin.files.blobs import array_to_blob
+from caffe_margin.files.blobs import array_to_blob, fits
 from caffe_margin.files.hdf5 import BlobsByPlace, write_hdf5
 from caffe_margin.files.load import StrPath
 from caffe_margin.files.prototxt import write_net
@@ -109,19 +109,13 @@ def _pairs(
         )
     for i, array in new.items():
         shape = tuple(blobs[i].shape)
-        if not _fits(array.shape, shape):
+        if not fits(array.shape, shape):
             hint = " (or is the input of another size?)" if array.shape[:1] == shape[:1] else ""
             raise ValueError(
                 f"layer {name!r}, blob {i}: {array.shape} in the weights and {shape} in the net; "
                 f"to train it anew, rename the layer{hint}"
             )
         yield blobs[i], array
-
-
-def _fits(stored: tuple[int, ...], shape: tuple[int, ...]) -> bool:
-    """Whether a stored blob goes into one of a shape. Source: Blob::ShapeEquals."""
-    ones = len(stored) - len(shape)
-    return stored == (1,) * ones + shape if len(stored) == 4 and ones > 0 else stored == shape
 
 
 def save_from(params: Mapping[str, Sequence[Tensor]], net: pb.NetParameter, path: StrPath) -> None:

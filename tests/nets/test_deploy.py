@@ -151,6 +151,41 @@ def test_shared_weights_and_those_of_four_dimensions():
     assert found["fc6"][0].shape == (4, 3)
 
 
+def test_what_is_shared_in_another_shape():
+    """fc5's weight is (3, 4), again's (4, 3), and a file has it once."""
+    text = HEAD.replace("dim: 1 dim: 3", "dim: 1 dim: 4").replace(
+        """top: "again"
+  param { name: "w" } inner_product_param { num_output: 3""",
+        """top: "again"
+  param { name: "w" share_mode: PERMISSIVE } inner_product_param { num_output: 4""",
+    )
+    net = parse_text(text, pb.NetParameter())
+    blobs = weights(fc5=(3, 4), again=None, fc6=(4, 4))
+    found = deploy_weights(deploy(net, keep_head=True).net, net, blobs)
+    np.testing.assert_array_equal(found["again"][0], blobs["fc5"][0].reshape(4, 3))
+
+
+def test_a_scalar_of_four_dimensions():
+    """As old files hold the slope of a PReLU whose channels share it."""
+    text = """layer { name: "data" type: "Input" top: "data" input_param { shape { dim: [2, 3] } } }
+      layer { name: "relu" type: "PReLU" bottom: "data" top: "relu"
+        prelu_param { channel_shared: true } }"""
+    net = parse_text(text, pb.NetParameter())
+    slope = np.full((1, 1, 1, 1), 0.5, np.float32)
+    (array,) = deploy_weights(deploy(net).net, net, {"relu": {0: slope}})["relu"]
+    assert array == np.float32(0.5)
+    assert array.shape == ()
+
+
+def test_a_net_that_ends_in_place():
+    text = """layer { name: "data" type: "Input" top: "data" input_param { shape { dim: [2, 3] } } }
+      layer { name: "fc" type: "InnerProduct" bottom: "data" top: "fc"
+        inner_product_param { num_output: 4 } }
+      layer { name: "relu" type: "ReLU" bottom: "fc" top: "fc" }"""
+    deployed = deploy(parse_text(text, pb.NetParameter())).net
+    assert [layer.name for layer in deployed.layer] == ["input", "fc", "relu"]
+
+
 @pytest.mark.parametrize(
     ("blobs", "match"),
     [

@@ -6,12 +6,9 @@ import os
 from functools import cached_property
 
 import numpy as np
-from google.protobuf.message import DecodeError
 
 from caffe_margin import caffe_margin_pb2 as pb
-from caffe_margin.files.blobs import blob_to_array
-from caffe_margin.files.load import naming
-from caffe_margin.files.regular import check_regular
+from caffe_margin.files.binaryproto import read_binaryproto
 
 
 class Transformer:
@@ -68,16 +65,12 @@ class Transformer:
             values = np.array(self.param.mean_value, np.float32)
             return values[:, None, None] if len(values) else None
         path = os.path.join(self._root, self.param.mean_file)
-        check_regular(path)
-        with open(path, "rb") as file, naming(path):
-            try:
-                mean = blob_to_array(pb.BlobProto.FromString(file.read()))
-            except DecodeError:
-                raise ValueError("not a mean file, which is a BlobProto") from None
-            if mean.ndim != 4 or len(mean) != 1:
-                raise ValueError(
-                    f"the mean has the shape {mean.shape}; it must be (1, channels, height, width)"
-                )
+        mean = read_binaryproto(path)
+        if mean.ndim != 4 or len(mean) != 1:
+            raise ValueError(
+                f"{path}: the mean has the shape {mean.shape}; it must be (1, channels, height, "
+                "width)"
+            )
         return mean[0].astype(np.float32)
 
     def shape(self, image: np.ndarray) -> tuple[int, ...]:
