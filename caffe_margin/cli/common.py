@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 import os
+import struct
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -216,9 +217,23 @@ def number(text: str) -> float:
 
 def _float(text: str) -> float:
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    return _single(value)
+
+
+def _single(value: float) -> float:
+    """Return a number that a float32, in which it will be used, makes neither infinite nor 0."""
+    try:
+        (single,) = struct.unpack("<f", struct.pack("<f", value))
+    except OverflowError:
+        single = 0.0
+    if value and not single:
+        raise argparse.ArgumentTypeError(
+            f"{value:g} is beyond a float32, which holds magnitudes of 1.4e-45 to 3.4e38, and 0"
+        )
+    return value
 
 
 def positive_number(text: str) -> float:
@@ -243,6 +258,8 @@ def mean(text: str) -> str:
         return text
     if not all(map(math.isfinite, values)):
         raise argparse.ArgumentTypeError(f"{text} is not finite numbers")
+    for value in values:
+        _single(value)
     return text
 
 

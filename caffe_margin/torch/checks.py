@@ -18,6 +18,21 @@ def describe(tensor: Tensor) -> str:
     return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
 
 
+def check_tensors(**values: object) -> None:
+    """Raise ValueError that names what is no tensor."""
+    for name, value in values.items():
+        if not isinstance(value, Tensor):
+            cure = "; torch.from_numpy makes one of it" if hasattr(value, "__array__") else ""
+            raise ValueError(f"{name} must be a tensor, not {type(value).__name__}{cure}")
+
+
+def check_dtype(dtype: object) -> None:
+    """Raise ValueError unless parameters can have the dtype; None is PyTorch's default."""
+    if dtype is None or (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        return
+    raise ValueError(f"dtype must be one of PyTorch's floats, such as torch.float64, not {dtype!r}")
+
+
 def check_shapes(x: Tensor, label: Tensor, weight: Tensor) -> None:
     """Check shapes and dtypes; x and weight as they go into the product, after any autocast.
 

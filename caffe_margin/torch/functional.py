@@ -14,7 +14,7 @@ from torch import Tensor
 
 from caffe_margin.maths.angular import check_margin
 from caffe_margin.maths.gradient import GradientRule
-from caffe_margin.torch.checks import check_shapes
+from caffe_margin.torch.checks import check_shapes, check_tensors
 from caffe_margin.torch.own_class import Margin, row_norms, working_dtype
 from caffe_margin.torch.scores import Scores
 from caffe_margin.torch.softmax_loss import SoftmaxLoss
@@ -179,6 +179,7 @@ def _as_in_product(x: Tensor, label: Tensor, weight: Tensor) -> tuple[Tensor, Te
     Raises:
         ValueError: as `check_shapes`.
     """
+    check_tensors(x=x, label=label, weight=weight)
     dtype = autocast_dtype(x)
     if dtype is not None:
         x, weight = x.to(dtype), weight.to(dtype)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from caffe_margin.maths.angular import check_margin
 from caffe_margin.maths.annealing import Annealing
 from caffe_margin.maths.gradient import GradientRule
+from caffe_margin.torch.checks import check_dtype, check_tensors
 from caffe_margin.torch.own_class import working_dtype
 
 
@@ -37,6 +38,7 @@ class MarginLayer(nn.Module):
         dtype: torch.dtype | None,
     ) -> None:
         super().__init__()
+        check_dtype(dtype)
         if in_features < 1 or out_features < 1:
             raise ValueError(
                 f"in_features and out_features must be positive, not {in_features} and "
@@ -82,6 +84,7 @@ class MarginLayer(nn.Module):
         Raises:
             ValueError: as `caffe_margin.torch.functional.margin_inner_product`.
         """
+        check_tensors(x=x, label=label)
         iteration = self.iteration + 1
         top = self.scores(x, label, self._lambda_at(iteration))
         self.iteration.copy_(iteration)

@@ -24,6 +24,7 @@ from caffe_margin.nets import plugin_text
 from caffe_margin.nets.select import filter_net, unread_tops
 from caffe_margin.nets.shapes import DATA_TYPES, LayerShapes, unknown_inputs
 from caffe_margin.nets.splits import AUTOMATIC, insert_splits
+from caffe_margin.torch.checks import check_dtype
 from caffe_margin.torch.data.sources import make_sources
 from caffe_margin.torch.layers.layer import Layer
 from caffe_margin.torch.layers.table import FED, LOSS_TYPES, make_layer, refuse_unknown
@@ -129,6 +130,7 @@ class Net(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        check_dtype(dtype)
         param = net if isinstance(net, pb.NetParameter) else read_net(net)
         param = filter_net(param, phase, level, stages)
         plugin_text.restore(param)
@@ -297,6 +299,8 @@ class Net(nn.Module):
             ValueError: an input is missing, or is nobody's top, or a layer refuses its bottoms, or
                 an image cannot be read.
         """
+        if not isinstance(keep, Collection):
+            raise ValueError(f"keep must be blobs' names, or 'all', not {type(keep).__name__}")
         batches = self._next_batches(inputs)
         self._check_inputs({**inputs, **batches})
         if self._pending is not None:

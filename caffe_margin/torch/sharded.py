@@ -26,7 +26,13 @@ from torch import Tensor
 
 from caffe_margin.maths.gradient import GradientRule
 from caffe_margin.maths.softmax import LARGEST_LOSS
-from caffe_margin.torch.checks import check_label, check_lambda, check_rows, check_shapes
+from caffe_margin.torch.checks import (
+    check_label,
+    check_lambda,
+    check_rows,
+    check_shapes,
+    check_tensors,
+)
 from caffe_margin.torch.functional import autocast_dtype
 from caffe_margin.torch.margin_layer import MarginLayer
 from caffe_margin.torch.own_class import Margin, OwnClass, row_norms, working_dtype
@@ -280,6 +286,7 @@ gradient='paper', rows=0:10572)
         Raises:
             ValueError: as `forward`, of this process alone.
         """
+        check_tensors(x=x, label=label)
         dtype = autocast_dtype(x)
         x = x if dtype is None else x.to(dtype)
         weight = self.weight.detach()

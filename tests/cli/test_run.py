@@ -240,6 +240,9 @@ def test_refused(files, case, capsys):
         [*NET, *FACES, "--scale", "1", "--mean", "nan"],
         [*NET, *FACES, "--scale", "1", "--mean", "1,2,-inf"],
         [*NET, *FACES, "--scale", "nan"],
+        [*NET, *FACES, "--scale", "1e300"],
+        [*NET, *FACES, "--scale", "1e-60"],
+        [*NET, *FACES, "--scale", "1", "--mean", "1,2,-1e39"],
         ["deploy.prototxt", *FACES],
     ],
 )

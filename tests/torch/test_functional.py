@@ -373,6 +373,7 @@ BAD = {
     "K": (lambda x, y, w: (x[:, :5], y, w), r"\(24, 5\).*\(40, 6\)"),
     "dtype": (lambda x, y, w: (x.float(), y, w), "float32.*float64"),
     "integers": (lambda x, y, w: (x.long(), y, w.long()), "floating-point"),
+    "array": (lambda x, y, w: (x, y, w.detach().numpy()), "weight must be a tensor, not ndarray"),
     "dimensions": (lambda x, y, w: (x[None], y, w), r"\(1, 24, 6\)"),
     "zero x": (lambda x, y, w: (spoilt(x, 2, 0), y, w), "row 2 of x is zero"),
     "short x": (lambda x, y, w: (spoilt(x, 2, 1e-170), y, w), "row 2 of x is .*so short"),

@@ -201,6 +201,19 @@ def test_no_parameters_of_another_kind():
         cmt.MarginInnerProduct(6, 10, gradient="exakt")
 
 
+@pytest.mark.parametrize("kind", [cmt.MarginInnerProduct, cmt.LargeMarginInnerProduct])
+def test_what_is_no_tensor_is_named(kind):
+    head, x, label = kind(8, 10), torch.ones(2, 8), torch.tensor([1, 2])
+    with pytest.raises(ValueError, match="x must be a tensor, not ndarray; torch"):
+        head(x.numpy(), label)
+    with pytest.raises(ValueError, match="label must be a tensor, not list"):
+        head(x, [1, 2])
+    assert head.iteration == 0
+    for dtype in ("float64", torch.int64):
+        with pytest.raises(ValueError, match="dtype must be one of PyTorch's floats"):
+            kind(8, 10, dtype=dtype)
+
+
 # torch.compile and torch.func
 
 

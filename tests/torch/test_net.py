@@ -522,3 +522,13 @@ def test_labels_are_as_many_as_the_images_whose_shape_is_given():
         made.loss(out["softmax_loss"])
     with pytest.raises(ValueError, match=r"layer 'fc5': give a list of its blobs, not ndarray"):
         made.load_weights({"fc5": np.zeros((512, 21504))})
+
+
+def test_keep_and_dtype_of_no_use_are_named():
+    made = net(X + ip("a", "x", "a"))
+    for keep, said in ((None, "NoneType"), (3, "int")):
+        with pytest.raises(ValueError, match=f"keep must be blobs' names, or 'all', not {said}"):
+            made(x=torch.ones(2, 4), keep=keep)
+    for dtype in ("float64", np.float64, torch.int64):
+        with pytest.raises(ValueError, match="dtype must be one of PyTorch's floats"):
+            net(X + ip("a", "x", "a"), dtype=dtype)
