@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -157,6 +158,27 @@ def test_tensorboard_is_not_installed(folder, capsys, monkeypatch):
     err = capsys.readouterr().err
     assert "pip install tensorboard" in err
     assert err.count("\n") == 1
+
+
+# PyTorch's own, when it compiles.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_compiled_it_loses_as_much(folder, monkeypatch):
+    """As one graph, once; without C++ for it, and without Dropout, whose draws are others then."""
+    import torch
+    from torch._dynamo.utils import counters
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    torch._dynamo.reset()
+    counters.clear()
+    net = re.sub('layer { name: "drop".*\n.*\n', "", NET.format(width=10))
+    (folder / "net.prototxt").write_text(net)
+    for name, flags in (("plain", []), ("compiled", ["--compile"])):
+        arguments = ["--iterations", "3", "--log", f"{name}.jsonl", *flags]
+        assert main(["train", "solver.prototxt", *arguments]) == 0
+        assert counters["stats"]["unique_graphs"] == len(flags)
+    losses = [[e["loss"] for e in logged(f"{name}.jsonl")] for name in ("plain", "compiled")]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert len(set(losses[0])) == 3
 
 
 def test_a_loss_that_is_not_finite_stops(folder, capsys):
