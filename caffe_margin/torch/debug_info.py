@@ -28,7 +28,7 @@ class DebugInfo:
         ...     net(data=torch.ones(1, 3, 112, 96))["fc5"].sum().backward()
         ...     info.backward()
         >>> lines[0]
-        '    [Forward] Layer data, top blob data data: 1'
+        '    [Forward] Layer input, top blob data data: 1'
 
     The lines of Forward come as it goes. A parameter that layers share has the same diff in all
     of them, where Caffe's is what came of those above.
