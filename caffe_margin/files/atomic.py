@@ -73,6 +73,23 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
             os.close(lock)
 
 
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep other processes that ask for it out of a folder, for as long as the block lasts.
+
+    Raises:
+        OSError: another has it; names it.
+    """
+    lock = _lock(folder)
+    if lock is None and os.name == "posix":
+        raise OSError(errno.EBUSY, "another process works in it", os.fspath(folder))
+    try:
+        yield
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
 def clear_scratch(parent: Path) -> None:
     """Remove the scratch folders that killed runs left in ``parent``, as far as that can be."""
     with suppress(OSError):

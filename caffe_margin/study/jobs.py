@@ -23,7 +23,7 @@ def train_all(
 ) -> None:
     """Train all of them, from where former calls were stopped.
 
-    Where this is stopped, so are they; where one fails, the others are stopped.
+    Where this is stopped or killed, so are they; where one fails, the others are stopped.
 
     Args:
         plan: what they have in common.
@@ -78,7 +78,11 @@ def _work(
     """Train one run after another that nobody has taken; what is wrong goes through the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent sees to it
 
+    parent = multiprocessing.parent_process()
+
     def one_of(counter: Any) -> int:
+        if parent is None or not parent.is_alive():
+            raise SystemExit  # nobody waits for it any more, and another may begin with the same
         with counter.get_lock():
             counter.value += 1
             return int(counter.value) - 1

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from caffe_margin import caffe_margin_pb2 as pb
-from caffe_margin.files.atomic import atomic_write
+from caffe_margin.files.atomic import atomic_write, held
 from caffe_margin.study.variants import Variant, with_head
 
 if TYPE_CHECKING:
@@ -163,6 +163,7 @@ def train_run(plan: Plan, run: Run, each: Callable[[], object] = lambda: None) -
     Raises:
         FileNotFoundError: the net's source is not there.
         ValueError: the net or the solver is none that can be run.
+        OSError: another process trains it.
     """
     from caffe_margin.torch.observation import Observer
     from caffe_margin.torch.solver import Solver
@@ -176,6 +177,18 @@ def train_run(plan: Plan, run: Run, each: Callable[[], object] = lambda: None) -
     observer = Observer(solver.net, KEPT)
     observer.head.gradient = run.variant.rule
     folder.mkdir(parents=True, exist_ok=True)
+    with held(folder):
+        _train_in(folder, plan, run, solver, observer, each)
+
+
+def _train_in(
+    folder: Path,
+    plan: Plan,
+    run: Run,
+    solver: Solver,
+    observer: Observer,
+    each: Callable[[], object],
+) -> None:
     lines = _go_on(solver, folder)
     if not lines:
         about = {"plan": _digest(plan, run), "start": observer.parameters_digest()}

@@ -14,6 +14,7 @@ import pytest
 
 import caffe_margin as cm
 import caffe_margin.torch as cmt
+from caffe_margin.files.atomic import held
 from caffe_margin.files.prototxt import read_solver
 from caffe_margin.maths.gradient import DETACHED, EXACT, PAPER
 from caffe_margin.study.jobs import train_all
@@ -185,6 +186,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 import caffe_margin as cm
+from caffe_margin.files.atomic import held
 from caffe_margin.files.prototxt import read_solver
 from caffe_margin.study.variants import variants
 from caffe_margin.study.whole_net import Plan, Run, train_run
@@ -213,3 +215,47 @@ def test_killed_it_goes_on(plan, tmp_path):
     whole = replace(plan, folder=plan.folder / "whole")
     train_run(whole, run)
     assert logged(plan, run) == logged(whole, run)
+
+
+def test_one_process_trains_a_run(plan):
+    run = runs_of(plan)[0]
+    folder = plan.folder / run.name
+    folder.mkdir(parents=True)
+    with held(folder), pytest.raises(OSError, match="another process works in it"):
+        train_run(plan, run)
+    train_run(plan, run)
+    assert is_done(plan, run)
+
+
+PARENT = SCRIPT.replace(
+    "train_run(plan, Run(variants(plan.net)[0], 5))",
+    """
+def nothing():
+    pass
+
+if __name__ == "__main__":
+    from caffe_margin.study.jobs import train_all
+
+    solver.max_iter = 100000
+    train_all(plan, [Run(variants(plan.net)[0], 5)], 1, nothing, lambda done: None)
+""",
+)
+
+
+def test_who_is_killed_takes_the_processes_along(plan, tmp_path):
+    (tmp_path / "parent.py").write_text(PARENT)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([sys.executable, "parent.py"], env=environment)
+    log = tmp_path / "runs" / "paper-seed5" / "log.jsonl"
+    until = time.monotonic() + 60
+    while not (log.exists() and log.stat().st_size):
+        assert process.poll() is None
+        assert time.monotonic() < until
+    process.kill()
+    process.wait()
+    while True:
+        try:
+            with held(log.parent):
+                break
+        except OSError:
+            assert time.monotonic() < until
