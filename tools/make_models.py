@@ -225,6 +225,8 @@ stepvalue: 2550
 max_iter: 3000
 momentum: 0.9
 weight_decay: 0.0005
+# A gradient of 3 is usual. One run in five met one that it did not come back from.
+clip_gradients: 5
 
 display: 100
 snapshot: 1000
