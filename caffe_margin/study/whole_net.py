@@ -222,11 +222,11 @@ def _go_on(solver: Solver, folder: Path) -> list[str]:
 
 
 def _until_diverged(solver: Solver) -> Iterator[Iteration]:
-    """Yield the iterations, until a layer meets numbers that are none."""
+    """Yield the iterations, until a head meets rows that are not finite, or zero."""
     try:
         yield from solver.run(solver.param.max_iter - solver.iteration)
     except ValueError as error:
-        if not solver.iteration or "not finite" not in str(error):
+        if not solver.iteration or "has no direction" not in str(error):
             raise
 
 
