@@ -111,10 +111,10 @@ def _rules() -> dict[str, GradientRule]:
 
 
 def _type(text: str) -> str:
-    from caffe_margin.study.variants import TYPES
+    from caffe_margin.study.variants import WITH_MARGIN
 
-    if text not in TYPES:
-        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(TYPES)}")
+    if text not in WITH_MARGIN:
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(WITH_MARGIN)}")
     return text
 
 

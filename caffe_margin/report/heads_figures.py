@@ -24,6 +24,7 @@ from caffe_margin.report.figures import (
 )
 from caffe_margin.study.heads import Heads
 from caffe_margin.study.outcome import EDGES, FAR_GRID, POINTS, Outcome
+from caffe_margin.study.variants import TYPES
 
 OTHERS: tuple[dict[str, Any], ...] = (
     {"color": SKY, "linestyle": "--"},
@@ -56,8 +57,9 @@ def heads_figures(heads: Heads) -> dict[str, Figure]:
             drawn |= {"roc": roc(heads, lines), "cosines": cosines(heads)}
         if heads.tried:
             drawn["rates"] = rates(heads, lines)
-        first = {name: outcomes[0].drawn for name, outcomes in heads.by_variant.items()}
-        panels = {name: panel for name, panel in first.items() if panel is not None}
+        first = [outcomes[0] for outcomes in heads.by_variant.values()]
+        first.sort(key=lambda outcome: TYPES.index(outcome.run.variant.type))
+        panels = {o.run.variant.name: o.drawn for o in first if o.drawn is not None}
         if panels:
             drawn["features"] = draw_features(panels)
         return drawn

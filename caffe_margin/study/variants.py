@@ -14,7 +14,9 @@ LARGE = "L-"
 """What a type of L-Softmax begins with, whose layer has the same four."""
 
 MARGINS = ("DOUBLE", "TRIPLE", "QUADRUPLE")
-TYPES = (*MARGINS, *(LARGE + margin for margin in MARGINS))
+WITH_MARGIN = (*MARGINS, *(LARGE + margin for margin in MARGINS))
+TYPES = ("L-SINGLE", "SINGLE", *WITH_MARGIN)
+"""``"SINGLE"`` is the modified softmax, ``"L-SINGLE"`` the plain one."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Variant:
 
     Attributes:
         name: what tells it from the others.
-        type: one of `TYPES`; ``"SINGLE"``, the modified softmax; or ``"L-SINGLE"``, the plain one.
+        type: one of `TYPES`.
         rule: how its gradient is computed.
     """
 
@@ -34,7 +36,7 @@ class Variant:
     @property
     def has_margin(self) -> bool:
         """Whether there is a margin."""
-        return self.type in TYPES
+        return self.type in WITH_MARGIN
 
 
 BASELINES = (
@@ -59,16 +61,16 @@ def variants(
     Args:
         net: whose layer with a margin it is.
         rules: one for each, or none for what the type's own C++ computes.
-        types: of `TYPES`; none for the net's.
+        types: of `WITH_MARGIN`; none for the net's.
 
     Raises:
         ValueError: the net has no layer with a margin, or it is SINGLE and no type is given.
     """
     own = type_of(_head(net))
-    if not types and own not in TYPES:
+    if not types and own not in WITH_MARGIN:
         raise ValueError(
-            f"layer {_head(net).name!r} is SINGLE, which has no margin: give --type {TYPES[0]} or "
-            f"another"
+            f"layer {_head(net).name!r} is SINGLE, which has no margin: give --type "
+            f"{', '.join(MARGINS[:-1])} or {MARGINS[-1]}"
         )
     found = []
     for kind in types or (own,):
