@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -19,6 +19,7 @@ from caffe_margin.files.atomic import atomic_write
 from caffe_margin.files.load import StrPath
 from caffe_margin.files.npz import FREE_BYTES, MAX_BYTES, MAX_RATIO
 from caffe_margin.files.regular import check_regular
+from caffe_margin.files.rows import MisfitError, Rows, Share, Shares, Stored
 from caffe_margin.files.visible import visible
 
 BlobsByPlace: TypeAlias = dict[str, dict[int, np.ndarray]]
@@ -31,10 +32,14 @@ MAX_BLOBS = 1000
 DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, AttributeError)
 
 
-def read_hdf5(path: StrPath) -> BlobsByPlace:
+def read_hdf5(path: StrPath, shares: Shares = MappingProxyType({})) -> BlobsByPlace:
     """Return the blobs of a file of weights, by layer and place.
 
     Source: Net::CopyTrainedLayersFromHDF5.
+
+    Args:
+        path: the file.
+        shares: of some layers, by name, the rows that are read of the first blob.
 
     Returns:
         float64 for doubles and whole numbers, else float32; layers without blobs are left out.
@@ -42,7 +47,8 @@ def read_hdf5(path: StrPath) -> BlobsByPlace:
     Raises:
         OSError: there is no such file.
         ValueError: h5py is not installed; the file is damaged, holds no weights, or what Caffe
-            does not write there, or declares more than `MAX_BYTES` or `MAX_RATIO` times its size.
+            does not write there, or declares more than its size and `MAX_BYTES`, or `MAX_RATIO`
+            times its size.
     """
     h5py = import_h5py(path)
     check_regular(path)
@@ -52,7 +58,10 @@ def read_hdf5(path: StrPath) -> BlobsByPlace:
             datasets = list(_datasets(h5py, file))
             check_declared(path, [dataset for _, _, dataset in datasets])
             for layer, place, dataset in datasets:
-                weights.setdefault(layer, {})[place] = read_blob(dataset)
+                share = shares.get(layer) if place == 0 else None
+                weights.setdefault(layer, {})[place] = read_blob(dataset, share)
+    except MisfitError as error:
+        raise ValueError(f"{path}: {error}") from None
     except DAMAGE as error:
         raise ValueError(f"{path}: no HDF5 file of weights, or damaged: {reason(error)}") from None
     if not weights:
@@ -88,12 +97,20 @@ def check_declared(path: StrPath, datasets: Iterable[Any]) -> None:
     """Check that a file does not declare more than its size can answer for."""
     declared = sum(math.prod(d.shape) * d.dtype.itemsize for d in datasets)
     size = os.path.getsize(path)
-    if declared > min(MAX_BYTES, max(FREE_BYTES, MAX_RATIO * size)):
+    if declared > max(size, min(MAX_BYTES, max(FREE_BYTES, MAX_RATIO * size))):
         raise ValueError(f"it declares {declared} bytes of blobs, and is of {size}")
 
 
-def read_blob(dataset: Any) -> np.ndarray:
-    """Return a dataset's numbers: float64 for doubles and whole numbers, else float32."""
+def read_blob(dataset: Any, share: Share | None = None) -> np.ndarray:
+    """Return a dataset's numbers, or some rows.
+
+    They are float64 where they are doubles or whole numbers, else float32.
+
+    Raises:
+        MisfitError: rows are wanted of a blob of another shape.
+    """
+    if share is not None:
+        return share.of(dataset, dataset.name)
     single = dataset.dtype.kind == "f" and dataset.dtype.itemsize <= 4
     return np.array(dataset[()], np.float32 if single else np.float64)
 
@@ -115,7 +132,7 @@ def reason(error: Exception) -> str:
     return visible(" ".join(str(error).split()), 200)
 
 
-def write_hdf5(weights: Mapping[str, Mapping[int, np.ndarray]], path: StrPath) -> None:
+def write_hdf5(weights: Mapping[str, Mapping[int, Stored]], path: StrPath) -> None:
     """Write blobs to a file of weights that Caffe reads, whole or not at all.
 
     Source: Net::ToHDF5.
@@ -148,10 +165,16 @@ def write_hdf5(weights: Mapping[str, Mapping[int, np.ndarray]], path: StrPath) -
                 write_blob(group, i, array)
 
 
-def write_blob(group: Any, place: int, array: np.ndarray) -> None:
-    """Write a blob under its number."""
-    little = array.dtype.newbyteorder("<")
-    group.create_dataset(str(place), data=array.astype(little, copy=False))
+def write_blob(group: Any, place: int, blob: Stored) -> None:
+    """Write a blob under its number, a block at a time where it comes so."""
+    dtype = blob.dtype.newbyteorder("<")
+    if not isinstance(blob, Rows):
+        group.create_dataset(str(place), data=blob.astype(dtype, copy=False))
+        return
+    dataset, at = group.create_dataset(str(place), blob.shape, dtype), 0
+    for block in blob.blocks:
+        dataset[at : at + len(block)] = block
+        at += len(block)
 
 
 def import_h5py(path: StrPath) -> ModuleType:

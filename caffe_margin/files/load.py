@@ -12,7 +12,7 @@ from caffe_margin.files.text_format import MAX_TEXT_BYTES
 
 StrPath = str | os.PathLike[str]
 
-_HEAD_BYTES = 4096
+HEAD_BYTES = 4096
 CONTROLS = bytes(set(range(32)) - set(b"\t\n\v\f\r")) + b"\x7f"
 _SIGNATURES = (
     (b"\x89PNG", "a PNG image"),
@@ -38,18 +38,19 @@ def load(path: StrPath) -> tuple[bytes, bool]:
     check_regular(path)
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
-        head = file.read(_HEAD_BYTES)
-        is_text = _is_text(path, head)
-        limit = MAX_TEXT_BYTES if is_text else MAX_BINARY_BYTES
+        head = file.read(HEAD_BYTES)
+        text = is_text(path, head)
+        limit = MAX_TEXT_BYTES if text else MAX_BINARY_BYTES
         if size > limit:
-            kind = "text" if is_text else "binary file"
+            kind = "text" if text else "binary file"
             raise ValueError(
                 f"{path}: a {kind} of {size} bytes; a net of more than {limit} is not read"
             )
-        return head + file.read(limit - len(head)), is_text
+        return head + file.read(limit - len(head)), text
 
 
-def _is_text(path: StrPath, head: bytes) -> bool:
+def is_text(path: StrPath, head: bytes) -> bool:
+    """Return whether a file is text, by its first `HEAD_BYTES`; refuse what is no net's."""
     if not head:
         raise ValueError(f"{path}: the file is empty")
     for signature, what in _SIGNATURES:

@@ -112,9 +112,7 @@ def write_net(net: pb.NetParameter, path: StrPath, *, binary: bool | None = None
     """
     if binary is None:
         binary = Path(path).suffix in _BINARY_SUFFIXES
-    if not net.IsInitialized():
-        missing: list[str] = getattr(net, "FindInitializationErrors")()  # noqa: B009
-        raise ValueError(f"the net lacks {', '.join(missing)}, which must be set")
+    check_initialized(net)
     if not binary:
         text = google_text_format.MessageToString(net, as_utf8=True).encode("utf-8")
         if text.translate(None, CONTROLS) != text:  # protobuf 4 leaves these unescaped
@@ -128,6 +126,13 @@ def write_net(net: pb.NetParameter, path: StrPath, *, binary: bool | None = None
     if len(data) > MAX_BINARY_BYTES or (not data and net.ListFields()):
         raise ValueError("the net is too large; a binary file holds less than 2 GiB")
     _write(path, data)
+
+
+def check_initialized(net: pb.NetParameter) -> None:
+    """Raise ValueError where a required field is missing."""
+    if not net.IsInitialized():
+        missing: list[str] = getattr(net, "FindInitializationErrors")()  # noqa: B009
+        raise ValueError(f"the net lacks {', '.join(missing)}, which must be set")
 
 
 def read_text(path: StrPath) -> str:
@@ -215,9 +220,14 @@ def _warn(notes: Iterable[str]) -> None:
         warnings.warn(note, UnknownFieldWarning, stacklevel=3)
 
 
-def load_net(path: StrPath, strict: bool = False) -> tuple[pb.NetParameter, list[str]]:
-    """Read a net as `read_net` does; return it and what is to be warned of, a line each."""
-    data, is_text = load(path)
+def load_net(
+    path: StrPath, strict: bool = False, data: bytes | None = None
+) -> tuple[pb.NetParameter, list[str]]:
+    """Read a net as `read_net` does; return it and what is to be warned of, a line each.
+
+    ``data`` is what to take for the bytes of a binary file; None reads them.
+    """
+    data, is_text = load(path) if data is None else (data, False)
     net = pb.NetParameter()
     v1_types: dict[int, str] = {}
     if is_text:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
+from google.protobuf.message import DecodeError
 
 from caffe_margin import caffe_margin_pb2 as pb
+from caffe_margin.files.binary_rows import take_net_rows
 from caffe_margin.files.blobs import array_to_blob, blob_to_array
 from caffe_margin.files.hdf5 import MAGIC, BlobsByPlace, read_hdf5, write_hdf5
-from caffe_margin.files.load import StrPath, naming
+from caffe_margin.files.load import HEAD_BYTES, StrPath, is_text, naming
 from caffe_margin.files.prototxt import load_net, write_net
 from caffe_margin.files.regular import check_regular
+from caffe_margin.files.rows import Shares
 
 
 def is_hdf5_name(path: StrPath) -> bool:
@@ -52,8 +56,13 @@ def read_weights(path: StrPath) -> dict[str, list[np.ndarray]]:
     return {name: list(blobs.values()) for name, blobs in weights.items()}
 
 
-def read_blobs(path: StrPath) -> BlobsByPlace:
+def read_blobs(path: StrPath, shares: Shares = MappingProxyType({})) -> BlobsByPlace:
     """Read blobs as `read_weights`, by their places: a .h5 may leave out what other layers own.
+
+    Args:
+        path: the file.
+        shares: of some layers, by name, the rows that are read of the first blob, and no others;
+            what a file of old has in another form is read whole first.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -61,22 +70,43 @@ def read_blobs(path: StrPath) -> BlobsByPlace:
     """
     check_regular(path)
     with open(path, "rb") as file:
-        if file.read(len(MAGIC)) == MAGIC:
-            return read_hdf5(path)
-    net, _ = load_net(path)
-    weights: BlobsByPlace = {}
+        head = file.read(HEAD_BYTES)
+    if head.startswith(MAGIC):
+        return read_hdf5(path, shares)
+    data, weights = None, {}
+    if shares and not is_text(path, head):
+        data, weights = _take_rows(path, shares)
+    net, _ = load_net(path, data=data)
     for layer in net.layer:
         blobs = {}
         for i, blob in enumerate(layer.blobs):
             with naming(f"{path}: layer {layer.name!r}, blob {i}"):
                 blobs[i] = blob_to_array(blob)
         if blobs:
-            weights[layer.name] = blobs
+            weights[layer.name] = own_rows(layer.name, blobs, shares, f"{path}: ")
     if not weights:
         raise ValueError(
             f"{path}: no layer has weights; they are in a .caffemodel or .h5, not a .prototxt"
         )
     return weights
+
+
+def own_rows(
+    layer: str, blobs: dict[int, np.ndarray], shares: Shares, where: str = ""
+) -> dict[int, np.ndarray]:
+    """Return a layer's blobs, of the first only the rows that are wanted."""
+    if layer not in shares or 0 not in blobs:
+        return blobs
+    return {**blobs, 0: shares[layer].of(blobs[0], f"{where}layer {layer!r}, blob 0")}
+
+
+def _take_rows(path: StrPath, shares: Shares) -> tuple[bytes | None, BlobsByPlace]:
+    """Return what is left of a file, None for the whole, and what of it was read by rows."""
+    try:
+        data, rows = take_net_rows(path, shares)
+    except DecodeError:
+        return None, {}  # whoever reads it whole says what is wrong
+    return data, {name: {0: array} for name, array in rows.items()}
 
 
 def take_blobs(net: pb.NetParameter) -> tuple[pb.NetParameter, BlobsByPlace]:

@@ -44,7 +44,7 @@ def fields(data: bytes, start: int, end: int) -> Iterator[WireField]:
         elif kind in _WIDTHS:
             at += _WIDTHS[kind]
             same, step = data[tag:value], at - tag
-            while data.startswith(same, at) and at + step <= end:
+            while data[at : at + len(same)] == same and at + step <= end:
                 at += step
         else:
             raise DecodeError(f"no field is of kind {kind}")

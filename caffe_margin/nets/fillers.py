@@ -59,6 +59,44 @@ def fill(
     return _FILLERS[filler.type](filler, shape, rng, dtype)
 
 
+def fill_rows(
+    filler: pb.FillerParameter,
+    shape: tuple[int, int],
+    rows: range,
+    rng: np.random.Generator,
+    block: int = 8192,
+) -> np.ndarray:
+    """Return some rows of the float32 matrix that `fill` would return, and draw what it would.
+
+    The others' numbers are drawn too, a block of rows at a time, and let go: so a matrix is the
+    same in however many parts it is had.
+
+    Args:
+        filler: as `fill`.
+        shape: the whole matrix's.
+        rows: those to return.
+        rng: as there.
+        block: how many rows are drawn at a time.
+
+    Raises:
+        ValueError: as there; or the filler is sparse, or of a type that looks at the whole.
+    """
+    if filler.sparse != -1 or filler.type == "bilinear":
+        what = "bilinear" if filler.type == "bilinear" else "sparse"
+        raise ValueError(f"the filler is {what}: its rows cannot be drawn one after the other")
+    if filler.type in ("xavier", "msra"):
+        filler = _without_fan(filler, shape)
+    taken = np.empty((len(rows), shape[1]), np.float32)
+    for start in range(0, shape[0], block):
+        stop = min(start + block, shape[0])
+        drawn = fill(filler, (stop - start, shape[1]), rng)
+        own = range(max(start, rows.start), min(stop, rows.stop))
+        if own:
+            at = own.start - rows.start
+            taken[at : at + len(own)] = drawn[own.start - start : own.stop - start]
+    return taken
+
+
 def check_type(filler: pb.FillerParameter) -> None:
     """Raise ValueError where Caffe has no such filler."""
     if filler.type not in _FILLERS:
@@ -154,6 +192,15 @@ def _fan(filler: pb.FillerParameter, shape: _Shape) -> float:
     if filler.variance_norm == pb.FillerParameter.AVERAGE:
         return (fan_in + fan_out) / 2
     return fan_in
+
+
+def _without_fan(filler: pb.FillerParameter, shape: _Shape) -> pb.FillerParameter:
+    """Return the filler that is xavier or msra for a shape, whatever the shape it then fills."""
+    fan = _fan(filler, shape)
+    if filler.type == "msra":
+        return pb.FillerParameter(type="gaussian", mean=0, std=math.sqrt(2 / fan))
+    scale = math.sqrt(3 / fan)
+    return pb.FillerParameter(type="uniform", min=-scale, max=scale)
 
 
 def _draw_uniform(low: float, high: float, shape: _Shape, rng: _Rng, dtype: _Dtype) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from caffe_margin import caffe_margin_pb2 as pb
-from caffe_margin.nets.fillers import fill
+from caffe_margin.nets.fillers import fill, fill_rows
 
 Filler = pb.FillerParameter
 BOTH = pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -269,3 +269,38 @@ def test_what_caffe_refuses(
 def test_other_types_are_refused(rng: np.random.Generator, dtype: type) -> None:
     with pytest.raises(ValueError, match="a blob is float32 or float64, not "):
         fill(Filler(), (2,), rng, dtype)
+
+
+ROW_FILLERS = [
+    Filler(value=0.25),
+    Filler(type="uniform", min=-2, max=0.1),
+    Filler(type="gaussian", mean=1, std=0.3),
+    Filler(type="positive_unitball"),
+    *(
+        Filler(type=type_, variance_norm=norm)
+        for type_ in ("xavier", "msra")
+        for norm in (Filler.FAN_IN, Filler.FAN_OUT, Filler.AVERAGE)
+    ),
+]
+
+
+@pytest.mark.parametrize("filler", ROW_FILLERS, ids=lambda f: f"{f.type}-{f.variance_norm}")
+def test_rows_are_those_of_the_whole(filler: pb.FillerParameter) -> None:
+    """In blocks of odd numbers too, of which a 64-bit draw makes two; and so is what follows."""
+    shape = 23, 5
+    rng = np.random.default_rng(1)
+    whole, after = fill(filler, shape, rng), rng.random()
+    for rows in (range(23), range(8), range(8, 16), range(16, 23), range(22, 23)):
+        rng = np.random.default_rng(1)
+        part = fill_rows(filler, shape, rows, rng, block=3)
+        assert np.array_equal(part, whole[rows.start : rows.stop])
+        assert rng.random() == after
+
+
+@pytest.mark.parametrize(
+    ("filler", "word"),
+    [(Filler(type="gaussian", sparse=2), "sparse"), (Filler(type="bilinear"), "bilinear")],
+)
+def test_rows_that_are_none(filler: pb.FillerParameter, word: str) -> None:
+    with pytest.raises(ValueError, match=f"{word}: its rows cannot be drawn one after the other"):
+        fill_rows(filler, (23, 5), range(3), np.random.default_rng(1))
