@@ -19,6 +19,7 @@ except ModuleNotFoundError as error:
     ) from None
 
 from caffe_margin.torch import functional, optim
+from caffe_margin.torch.distributed_solver import DistributedSolver
 from caffe_margin.torch.large_margin_inner_product import LargeMarginInnerProduct
 from caffe_margin.torch.margin_inner_product import MarginInnerProduct
 from caffe_margin.torch.net import Net
@@ -26,6 +27,7 @@ from caffe_margin.torch.sharded import ShardedMarginInnerProduct
 from caffe_margin.torch.solver import Solver
 
 __all__ = [
+    "DistributedSolver",
     "LargeMarginInnerProduct",
     "MarginInnerProduct",
     "Net",

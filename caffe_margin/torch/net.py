@@ -19,6 +19,7 @@ from caffe_margin.files.hdf5 import BlobsByPlace
 from caffe_margin.files.load import StrPath, naming
 from caffe_margin.files.names import near
 from caffe_margin.files.prototxt import read_net
+from caffe_margin.files.rows import Share, Shares, Stored
 from caffe_margin.files.weights import take_blobs
 from caffe_margin.nets import plugin_text
 from caffe_margin.nets.select import filter_net, unread_tops
@@ -32,6 +33,7 @@ from caffe_margin.torch.sharing import share_params
 from caffe_margin.torch.weights import (
     Loaded,
     Weights,
+    as_array,
     infer_with_blobs,
     load_into,
     read_all,
@@ -167,7 +169,7 @@ class Net(nn.Module):
         if problems := [(layer, layer.problem) for layer in layers if layer.problem]:
             layer, problem = problems[0]
             raise ValueError(f"layer {layer.name!r}: {problem}")
-        made = [make_layer(*pair) for pair in zip(self.param.layer, layers, strict=True)]
+        made = self._make_layers(layers)
         modules = [module and module.to(device=device, dtype=dtype) for module in made]
         rng = np.random.default_rng(self._seed)
         for param, module in zip(self.param.layer, modules, strict=True):
@@ -193,6 +195,10 @@ class Net(nn.Module):
             steps.append(self._step(name, param))
         self._steps, self._outputs = _with_ends(steps), _outputs(steps, self.loss_weights)
         self._pending = None
+
+    def _make_layers(self, layers: Sequence[LayerShapes]) -> list[Layer | None]:
+        """Return the layers' modules, for what is known of their shapes."""
+        return [make_layer(*pair) for pair in zip(self.param.layer, layers, strict=True)]
 
     def _step(self, module: str, param: pb.LayerParameter) -> Step:
         """Return a layer's turn, and note what its tops weigh in the objective."""
@@ -487,7 +493,7 @@ class Net(nn.Module):
             ValueError: it is no file of weights, or a layer's blobs have other shapes.
         """
         self._check_built()
-        return load_into(self.params, read_all(weights))
+        return load_into(self.params, read_all(weights, self.shares))
 
     def save_weights(self, path: StrPath) -> None:
         """Write all blobs to a file that Caffe reads, whole or not at all.
@@ -499,7 +505,26 @@ class Net(nn.Module):
             ValueError: there are no blobs, or they take 2 GiB in a ``.caffemodel``.
             OSError: the file cannot be written.
         """
-        save_from(self.params, self.param, path)
+        save_from(self.params, self.param, path, self.stored)
+
+    @property
+    def shares(self) -> Shares:
+        """Of which layers this process has some rows of the first blob alone: of none."""
+        return {}
+
+    def share(self, blob: Tensor) -> Share | None:
+        """Return which part of a blob this process has; None for all of it."""
+        shares = self.shares.items()
+        return next((share for name, share in shares if self.params[name][0] is blob), None)
+
+    def stored(self, blob: Tensor, like: Tensor | None = None) -> Stored:
+        """Return a blob as files hold it.
+
+        Args:
+            blob: one of the net's, or something that has as many rows, such as a history.
+            like: the blob that it is then as.
+        """
+        return as_array(blob)
 
 
 def _put_channels_last(module: Layer) -> None:

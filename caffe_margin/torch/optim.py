@@ -11,6 +11,7 @@ Source: src/caffe/solvers of BVLC/caffe.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
@@ -30,7 +31,8 @@ Tensors = list[Tensor]
 class _Solver(torch.optim.Optimizer):
     """What the six have in common; a subclass says how a gradient moves a weight.
 
-    A group may have ``lr_mult`` and ``decay_mult``, Caffe's multipliers, beside PyTorch's options.
+    A group may have ``lr_mult`` and ``decay_mult``, Caffe's multipliers, beside PyTorch's options,
+    and ``sharded``, whether its parameters are rows of which other processes have the rest.
     Every parameter takes part in every step, one without a ``grad`` as if that were zero: its
     momentum goes on, and its weight decays. A ``grad`` is changed by the step, as Caffe changes a
     ``diff``: call `zero_grad` before the next Backward.
@@ -44,6 +46,10 @@ class _Solver(torch.optim.Optimizer):
             ``iter_size``, are cut to; none where it is negative.
         iter_size: how many Backwards a step the gradients are the sum of.
         **options: the solver's own.
+
+    Attributes:
+        sum_shards: adds a number up over the processes that share the parameters of groups that
+            are ``sharded``, for the length of all gradients together.
 
     Raises:
         ValueError: the regularization is not known, or ``iter_size`` is not positive.
@@ -76,11 +82,13 @@ class _Solver(torch.optim.Optimizer):
             "decay_mult": 1.0,
             "regularization_type": regularization_type,
             "iteration": 0,
+            "sharded": False,
             **options,
         }
         super().__init__(params, defaults)
         self.clip_gradients = clip_gradients
         self.iter_size = iter_size
+        self.sum_shards: Callable[[Tensor], Tensor] = lambda number: number
 
     def update(
         self, group: dict[str, Any], weights: Tensors, grads: Tensors, history: list[Tensors]
@@ -121,12 +129,18 @@ class _Solver(torch.optim.Optimizer):
         """Source: ``SGDSolver::ClipGradients``."""
         if self.clip_gradients < 0:
             return 1.0
-        weights = [weight for group in self.param_groups for weight in group["params"]]
-        grads = [weight.grad for weight in weights if weight.grad is not None]
-        if not grads:
-            return 1.0
-        length = float(torch.stack([norm.double() for norm in torch._foreach_norm(grads)]).norm())
+        length = math.hypot(self._length(sharded=False), self._length(sharded=True))
         return self.clip_gradients / length if length > self.clip_gradients else 1.0
+
+    def _length(self, sharded: bool) -> float:
+        """Return the length of the gradients of the groups that are ``sharded``, or of the rest."""
+        groups = [group for group in self.param_groups if group["sharded"] == sharded]
+        grads = [w.grad for group in groups for w in group["params"] if w.grad is not None]
+        if not grads:
+            return 0.0
+        norms = [norm.double() for norm in torch._foreach_norm(grads)]
+        squares = torch.stack(norms).square().sum()
+        return math.sqrt(self.sum_shards(squares) if sharded else squares)
 
     def _history(self, weights: Tensors) -> list[Tensors]:
         """Return the history of parameters, by slot; zeros before the first step."""

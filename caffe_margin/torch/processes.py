@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -176,13 +177,14 @@ class Processes(NamedTuple):
 
     def lost(self, error: RuntimeError) -> LostError:
         """Return what it means that the backend failed."""
-        reason = str(error).partition("\n")[0]
+        # Without where in its source it was, and what gloo makes of it.
+        reason = re.sub(r"^\[\S+\] |\. This is typically .*", "", str(error).partition("\n")[0])
         return LostError(
             f"process {self.rank} of {self.size} has lost another, which may have ended: {reason}"
         )
 
 
-def reason_of(error: Exception) -> str:
+def reason_of(error: BaseException) -> str:
     """Return an error in words, a file's with its name first."""
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename!r}: {error.strerror or error}"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,8 +16,10 @@ import torch
 from torch import Tensor
 
 from caffe_margin import caffe_margin_pb2 as pb
+from caffe_margin.files.binary import MAX_BINARY_BYTES
 from caffe_margin.files.load import StrPath
 from caffe_margin.files.prototxt import read_solver
+from caffe_margin.files.rows import Share, Stored
 from caffe_margin.files.solverstate import SolverState, read_solverstate, write_solverstate
 from caffe_margin.nets.margin import set_gradient
 from caffe_margin.solver.learning_rate import multistep_drops
@@ -26,7 +30,7 @@ from caffe_margin.torch.learnable import learnable_params
 from caffe_margin.torch.margin_layer import MarginLayer
 from caffe_margin.torch.net import Net
 from caffe_margin.torch.sharing import share_layers
-from caffe_margin.torch.weights import Weights, as_array, load_into, read_all
+from caffe_margin.torch.weights import Weights
 
 Feed: TypeAlias = Callable[[int], Mapping[str, Tensor]]
 """From how many Forwards came before to what goes into the net's data layers."""
@@ -133,11 +137,11 @@ class Solver:
         net_param = net_to_train(self.param, folder)
         if gradient is not None:
             set_gradient(net_param, gradient)
-        self.net = _make(net_param, **options)
+        self.net = self._make(net_param, **options)
         if feed is None:
             for source in self.net.sources.values():
                 source.open()  # what is wrong with it is said now
-        self.test_nets = [_make(net, **options) for net in nets_to_test(self.param, folder)]
+        self.test_nets = [self._make(net, **options) for net in nets_to_test(self.param, folder)]
         for net in self.test_nets:
             share_layers(net, self.net)
         self._load([name.strip() for names in self.param.weights for name in names.split(",")])
@@ -146,6 +150,9 @@ class Solver:
 
         self.iteration = 0
         self.write: Write = print
+        self._drawing: tuple[int, ...] = ()
+        # What is compiled does not stop at a layer.
+        compiled = compiled and not self.param.debug_info
         self._run_net = torch.compile(self.net) if compiled else self.net
         self._feed = feed
         self._test_feed = [*test_feed, *[None] * (len(self.test_nets) - len(test_feed))]
@@ -154,23 +161,27 @@ class Solver:
         self._losses: deque[float] = deque(maxlen=self.param.average_loss)
         self._margins = _margins(self.net)
         self._learnable = learnable_params(self.net.param, self.net.params)
-        groups: dict[tuple[float, float], list[Tensor]] = {}
-        for blob, *mults in self._learnable:
-            groups.setdefault((mults[0], mults[1]), []).append(blob)
+        groups: dict[tuple[float, float, bool], list[Tensor]] = {}
+        for blob, lr_mult, decay_mult in self._learnable:
+            is_part = self.net.share(blob) is not None
+            groups.setdefault((lr_mult, decay_mult, is_part), []).append(blob)
         self.optimizer = optim.of_solver(
             self.param,
             [
-                {"params": blobs, "lr_mult": lr_mult, "decay_mult": decay_mult}
-                for (lr_mult, decay_mult), blobs in groups.items()
+                {"params": blobs, "lr_mult": mults[0], "decay_mult": mults[1], "sharded": mults[2]}
+                for mults, blobs in groups.items()
             ],
         )
         self._policy = optim.LRPolicy(self.optimizer, self.param)
 
     def _load(self, weights: Weights) -> None:
         """Load weights into all nets. Source: LoadNetWeights."""
-        arrays = read_all(weights)
         for net in (self.net, *self.test_nets):
-            load_into(net.params, arrays)
+            net.load_weights(weights)
+
+    def _make(self, net: pb.NetParameter, **options: Any) -> Net:
+        state = net.state
+        return Net(net, phase=pb.Phase.Name(state.phase), level=state.level, **options)
 
     # Training.
 
@@ -219,7 +230,7 @@ class Solver:
             self.snapshot()
         if p.display and self.iteration % p.display == 0:
             with torch.no_grad():
-                self._forward(self._run_net)
+                self._forward()
         if p.test_interval and self.iteration % p.test_interval == 0:
             return [self.test(i) for i in range(len(self.test_nets))]
         return []
@@ -227,15 +238,14 @@ class Solver:
     def _update(self) -> tuple[float, Mapping[str, Tensor]]:
         """Take one iteration: Forwards, Backwards, and the update."""
         p = self.param
-        torch.manual_seed(_mix(self.seed, self.iteration))
+        torch.manual_seed(_mix(self.seed, self.iteration, *self._drawing))
         self.optimizer.zero_grad()
-        total, outputs, self._images = 0.0, {}, 0
+        outputs: Mapping[str, Tensor] = {}
+        total, self._images = 0.0, 0
         told = p.debug_info and p.display and self.iteration % p.display == 0
         for _ in range(p.iter_size):
             with DebugInfo(self.net, self.write) if told else nullcontext() as info:
-                # What is compiled does not stop at a layer.
-                outputs = self._forward(self.net if info else self._run_net)
-                loss = self.net.loss(outputs)
+                loss, outputs = self._forward()
                 loss.backward()
                 if info:
                     info.backward()
@@ -245,15 +255,20 @@ class Solver:
         self.iteration += 1
         return total / p.iter_size, outputs
 
-    def _forward(self, net: Callable[..., dict[str, Tensor]]) -> dict[str, Tensor]:
-        if self._feed is None:
-            inputs: Mapping[str, Tensor] = self.net.next_batches()
-        else:
-            inputs = self._feed(self._forwards)
-        outputs = net(**inputs)
+    def _forward(self) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Return the objective, and what the net returned."""
+        inputs = self._inputs()
+        loss, outputs = self._objective(inputs)
         self._forwards += 1
         self._images += next((len(top) for top in inputs.values() if top.dim()), 0)
-        return outputs
+        return loss, outputs
+
+    def _inputs(self) -> Mapping[str, Tensor]:
+        return self.net.next_batches() if self._feed is None else self._feed(self._forwards)
+
+    def _objective(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Mapping[str, Tensor]]:
+        outputs: dict[str, Tensor] = self._run_net(**inputs)
+        return self.net.loss(outputs), outputs
 
     def test(self, i: int = 0) -> dict[str, np.ndarray]:
         """Return the mean of a test net's outputs over its ``test_iter``. Source: Solver::Test.
@@ -289,20 +304,55 @@ class Solver:
             OSError: a file cannot be written.
             ValueError: a file of the format BINARYPROTO would take 2 GiB.
         """
-        is_hdf5 = self.param.snapshot_format == pb.SolverParameter.HDF5
-        stem, ending = f"{self.param.snapshot_prefix}_iter_{self.iteration}", ".h5" * is_hdf5
+        self.check_snapshot()
+        ending = ".h5" * self._is_hdf5
+        stem = f"{self.param.snapshot_prefix}_iter_{self.iteration}"
         weights, path = f"{stem}.caffemodel{ending}", f"{stem}.solverstate{ending}"
         self.net.save_weights(weights)
         state = SolverState(
             iteration=self.iteration,
             learned_net=weights,
             current_step=_current_step(self.param, self.iteration),
-            history=[as_array(blob) for blob in self._history()],
+            history=self._stored_history(),
             layer_iteration=self.layer_iterations,
             seed=self.seed,
         )
-        write_solverstate(state, path)
+        self._write_state(state, path)
         return path
+
+    @property
+    def _is_hdf5(self) -> bool:
+        return self.param.snapshot_format == pb.SolverParameter.HDF5
+
+    def _write_state(self, state: SolverState, path: str) -> None:
+        write_solverstate(state, path)
+
+    def check_snapshot(self) -> None:
+        """Say before a run that its snapshots cannot be written.
+
+        Raises:
+            ValueError: a file of the format BINARYPROTO would take 2 GiB.
+        """
+        if self._is_hdf5:
+            return
+        sizes = {id(blob): self._file_size(blob) for blob, *_ in self._learnable}
+        weights = sum(sizes[id(blob)] for blobs in self.net.params.values() for blob in blobs)
+        files = {
+            "the weights": weights + self.net.param.ByteSize(),
+            "the history": sum(sizes.values()) * self.optimizer.slots + 1000,
+        }
+        for what, size in files.items():
+            if size > MAX_BINARY_BYTES:
+                raise ValueError(
+                    f"{what} would take {size:,} bytes in a snapshot, and a file of the format "
+                    "BINARYPROTO holds less than 2 GiB: say snapshot_format: HDF5 in the solver"
+                )
+
+    def _file_size(self, blob: Tensor) -> int:
+        """Return how many bytes a blob takes in a binary file, with its shape."""
+        share = self.net.share(blob)
+        shape = tuple(blob.shape) if share is None else share.shape
+        return math.prod(shape) * max(4, blob.itemsize) + 64
 
     def restore(self, path: StrPath, *, as_caffe: bool = False) -> SolverState:
         """Go on from a snapshot, Caffe's or ours; nothing changes where it does not fit.
@@ -322,7 +372,7 @@ class Solver:
             FileNotFoundError: a file is not there.
             ValueError: it is no solver state, or not this solver's.
         """
-        state = read_solverstate(path)
+        state = read_solverstate(path, self._history_shares())
         history = self._history()
         shapes = [tuple(blob.shape) for blob in history]
         stored = [blob.shape for blob in state.history]
@@ -378,7 +428,21 @@ class Solver:
         return next((layer.out_features for layer in self._margins.values()), 0)
 
     def _history(self) -> list[Tensor]:
-        return self.optimizer.history(blob for blob, *_ in self._learnable)
+        return self.optimizer.history(self._blobs)
+
+    @property
+    def _blobs(self) -> list[Tensor]:
+        return [blob for blob, *_ in self._learnable]
+
+    def _stored_history(self) -> list[Stored]:
+        pairs = zip(self._history(), cycle(self._blobs), strict=False)
+        return [self.net.stored(blob, like) for blob, like in pairs]
+
+    def _history_shares(self) -> dict[int, Share]:
+        """Return of which blobs of the history, by place, this process has some rows alone."""
+        blobs = self._blobs * self.optimizer.slots
+        shares = [self.net.share(blob) for blob in blobs]
+        return {i: share for i, share in enumerate(shares) if share is not None}
 
 
 def _check(param: pb.SolverParameter) -> None:
@@ -386,11 +450,6 @@ def _check(param: pb.SolverParameter) -> None:
         raise ValueError(f"average_loss is {param.average_loss}; it must be positive")
     if param.snapshot and not param.HasField("snapshot_prefix"):
         raise ValueError("the solver has a snapshot interval, and no snapshot_prefix")
-
-
-def _make(net: pb.NetParameter, **options: Any) -> Net:
-    state = net.state
-    return Net(net, phase=pb.Phase.Name(state.phase), level=state.level, **options)
 
 
 def _margins(net: Net) -> dict[str, MarginLayer]:
@@ -407,9 +466,9 @@ def _current_step(param: pb.SolverParameter, iteration: int) -> int:
     return 0
 
 
-def _mix(seed: int, iteration: int) -> int:
+def _mix(*numbers: int) -> int:
     """Return a seed for an iteration."""
-    return int(np.random.SeedSequence([seed, iteration]).generate_state(1, np.uint64)[0])
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
 def _shapes(shapes: Sequence[tuple[int, ...]]) -> str:

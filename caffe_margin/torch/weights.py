@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -11,11 +12,14 @@ import torch
 from torch import Tensor
 
 from caffe_margin import caffe_margin_pb2 as pb
-from caffe_margin.files.blobs import array_to_blob, fits
+from caffe_margin.files.atomic import atomic_write
+from caffe_margin.files.binary_rows import net_pieces, write_pieces
+from caffe_margin.files.blobs import fits
 from caffe_margin.files.hdf5 import BlobsByPlace, write_hdf5
-from caffe_margin.files.load import StrPath
-from caffe_margin.files.prototxt import write_net
-from caffe_margin.files.weights import is_hdf5_name, read_blobs
+from caffe_margin.files.load import StrPath, naming
+from caffe_margin.files.prototxt import check_initialized
+from caffe_margin.files.rows import Shares, Stored
+from caffe_margin.files.weights import is_hdf5_name, own_rows, read_blobs
 from caffe_margin.nets.shapes import LayerShapes, infer_shapes
 from caffe_margin.torch.layers.layer import owner_of
 
@@ -34,8 +38,8 @@ class Loaded(NamedTuple):
     unused: tuple[str, ...]
 
 
-def read_all(weights: Weights) -> BlobsByPlace:
-    """Return blobs by layer and place, from wherever they are."""
+def read_all(weights: Weights, shares: Shares = MappingProxyType({})) -> BlobsByPlace:
+    """Return blobs by layer and place, from wherever they are; of shared ones the own rows."""
     if isinstance(weights, Mapping):
         for name, blobs in weights.items():
             if not isinstance(blobs, Mapping | list | tuple):
@@ -43,11 +47,13 @@ def read_all(weights: Weights) -> BlobsByPlace:
                     f"layer {name!r}: give a list of its blobs, not {type(blobs).__name__}; a "
                     f"state_dict is for load_state_dict"
                 )
-        return {name: dict(enumerate(blobs)) for name, blobs in weights.items()}
+        return {
+            name: own_rows(name, dict(enumerate(blobs)), shares) for name, blobs in weights.items()
+        }
     paths = [weights] if isinstance(weights, str | os.PathLike) else weights
     arrays: BlobsByPlace = {}
     for path in paths:
-        arrays |= read_blobs(path)
+        arrays |= read_blobs(path, shares)
     return arrays
 
 
@@ -118,24 +124,28 @@ def _pairs(
         yield blobs[i], array
 
 
-def save_from(params: Mapping[str, Sequence[Tensor]], net: pb.NetParameter, path: StrPath) -> None:
-    """Write a net's blobs to a file. Source: Net::ToProto, Net::ToHDF5."""
+def save_from(
+    params: Mapping[str, Sequence[Tensor]],
+    net: pb.NetParameter,
+    path: StrPath,
+    stored: Callable[[Tensor], Stored],
+) -> None:
+    """Write a net's blobs to a file, each as ``stored``. Source: Net::ToProto, Net::ToHDF5."""
     if not params:
         raise ValueError("the net has no weights to write")
     if is_hdf5_name(path):
-        owned: BlobsByPlace = {layer.name: {} for layer in net.layer}
+        owned: dict[str, dict[int, Stored]] = {layer.name: {} for layer in net.layer}
         written: set[int] = set()
         for name, blobs in params.items():
             own = {i: blob for i, blob in enumerate(blobs) if id(owner_of(blob)) not in written}
-            owned[name] = {i: as_array(blob) for i, blob in own.items()}
+            owned[name] = {i: stored(blob) for i, blob in own.items()}
             written.update(id(owner_of(blob)) for blob in blobs)
         write_hdf5(owned, path)
         return
-    full = pb.NetParameter()
-    full.CopyFrom(net)
-    for layer in full.layer:
-        layer.blobs.extend(array_to_blob(as_array(blob)) for blob in params.get(layer.name, ()))
-    write_net(full, path, binary=True)
+    check_initialized(net)
+    blobs_of = ([stored(blob) for blob in params.get(layer.name, ())] for layer in net.layer)
+    with atomic_write(path) as unfinished, open(unfinished, "wb") as file, naming(path):
+        write_pieces(file, net_pieces(net, blobs_of))
 
 
 def as_array(blob: Tensor) -> np.ndarray:

@@ -422,3 +422,20 @@ def test_the_test_is_a_test():
     solver.optimizer.param_groups[0]["momentum"] *= 1 + 1e-9
     losses = np.array([run.loss for run in solver.run(60)])
     assert not close(losses, recorded["loss"], 1.0)
+
+
+@pytest.mark.parametrize(("slots", "what"), [(1, "weights"), (2, "history")])
+def test_snapshots_of_two_gib_are_refused_before_a_run(tmp_path, monkeypatch, slots, what):
+    """By the size that the larger file turns out to have."""
+    solver = solver_of(load(SOLVERS / "snapshot_sgd_multistep_float64.npz"))
+    solver.optimizer.slots = slots
+    solver.param.snapshot_prefix = str(tmp_path / "s")
+    solver.snapshot()
+    size = max(path.stat().st_size for path in tmp_path.iterdir())
+    monkeypatch.setattr("caffe_margin.torch.solver.MAX_BINARY_BYTES", size + 2000)
+    solver.check_snapshot()
+    monkeypatch.setattr("caffe_margin.torch.solver.MAX_BINARY_BYTES", size - 1)
+    with pytest.raises(ValueError, match=f"the {what} would take .*snapshot_format: HDF5"):
+        solver.check_snapshot()
+    solver.param.snapshot_format = pb.SolverParameter.HDF5
+    solver.check_snapshot()

@@ -59,6 +59,8 @@ class Source(ABC):
         skip_broken: whether an image that cannot be read gives its place to the next one in the
             list, instead of raising.
         broken: where they are, those met so far.
+        turn: this process's number and how many there are, where several share the batches, as
+            the solvers of Caffe on several GPUs do: batch I is then the process's own I-th.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Source(ABC):
         self.workers = min(4, os.cpu_count() or 1)
         self.skip_broken = False
         self.broken: set[str] = set()
+        self.turn = (0, 1)
         self._ahead: deque[tuple[int, Future[Batch]]] = deque()
 
     @abstractmethod
@@ -101,6 +104,11 @@ class Source(ABC):
         """Return what `_load` has to know of a batch."""
         return iteration
 
+    def _plan_own(self, iteration: int) -> Any:
+        """Return the plan of this process's batch."""
+        rank, size = self.turn
+        return self._plan(iteration * size + rank)
+
     def __iter__(self) -> Source:
         return self
 
@@ -114,7 +122,7 @@ class Source(ABC):
         """Return the next batch, which stays the next."""
         self.open()
         if not self.workers:
-            return self._load(self._plan(self.iteration))
+            return self._load(self._plan_own(self.iteration))
         ahead = self._ahead
         while ahead and ahead[0][0] < self.iteration:
             ahead.popleft()
@@ -122,7 +130,7 @@ class Source(ABC):
             ahead.clear()
         while len(ahead) <= self.layer.data_param.prefetch:
             iteration = self.iteration + len(ahead)
-            ahead.append((iteration, self._pool.submit(self._load, self._plan(iteration))))
+            ahead.append((iteration, self._pool.submit(self._load, self._plan_own(iteration))))
         try:
             return ahead[0][1].result()
         except Exception:
