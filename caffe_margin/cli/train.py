@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
+from caffe_margin.cli import torchrun
 from caffe_margin.cli.common import (
     Commands,
     add_command,
@@ -23,6 +25,8 @@ from caffe_margin.cli.train_log import Log
 from caffe_margin.cli.train_shown import Shown, print_test
 
 if TYPE_CHECKING:
+    from caffe_margin.torch.distributed_solver import DistributedSolver
+    from caffe_margin.torch.processes import Processes
     from caffe_margin.torch.solver import Iteration, Solver
     from caffe_margin.torch.verification import Verifier
 
@@ -43,7 +47,9 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
             "seed and the iteration. --as-caffe starts them over.\n\n"
             "Ctrl-C and SIGTERM finish the iteration, write a snapshot and say how to go on; a\n"
             "killed run loses what came after the last snapshot. A loss that is not finite, or\n"
-            "stands at ln N or at 87.3365 for long, stops the run, and exits 1."
+            "stands at ln N or at 87.3365 for long, stops the run, and exits 1.\n\n"
+            "Over processes: torchrun --nproc-per-node 8 -m caffe_margin train SOLVER. Each takes\n"
+            "its own batches of batch_size, and a large head is shared among them: docs/scale.md."
         ),
         example="caffe-margin train models/glyphs_solver.prototxt --verify glyphs/unseen",
     )
@@ -68,6 +74,13 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
     command.add_argument("--device", default="cpu", help="PyTorch's device (default: cpu)")
     command.add_argument("--compile", action="store_true", help="by torch.compile")
     command.add_argument(
+        "--shard-above",
+        metavar="BYTES",
+        type=_size,
+        help="share a layer with a margin among torchrun's processes where its weight takes more, "
+        "such as 0 or 512M (default: 64M)",
+    )
+    command.add_argument(
         "--iterations", metavar="N", type=positive, help="this many, instead of up to max_iter"
     )
     command.add_argument(
@@ -82,10 +95,23 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
     _add_output(command)
 
 
+def _size(text: str) -> int:
+    """Parse a number of bytes, with a K, M or G behind it or not."""
+    match = re.fullmatch(r"([0-9]+)([KMG]?)", text, re.IGNORECASE)
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is not like 0, 65536 or 512M")
+    return int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[match[2].upper()]
+
+
 def _add_output(command: argparse.ArgumentParser) -> None:
     output = command.add_argument_group("output")
     output.add_argument(
-        "--log", metavar="FILE.jsonl", type=file_name, help="write a line of JSON an iteration"
+        "--log",
+        "--log-file",
+        metavar="FILE.jsonl",
+        type=file_name,
+        help="write a line of JSON an iteration; torchrun, which takes --log for its own, leaves "
+        "--log-file alone",
     )
     output.add_argument("--plot", metavar="FILE.png", type=png, help="draw loss, lambda and rate")
     output.add_argument(
@@ -111,36 +137,74 @@ def run(options: argparse.Namespace) -> int:
     from caffe_margin.cli.memory import keep_memory
 
     keep_memory()
+    if torchrun.is_started():
+        torchrun.run(_run, options)
+    if options.shard_above is not None:
+        raise ValueError(
+            "--shard-above says what several processes share: torchrun --nproc-per-node N -m "
+            "caffe_margin train"
+        )
+    return _run(options, None)
+
+
+def _run(options: argparse.Namespace, processes: Processes | None) -> int:
+    agreeing = processes.agreeing if processes else nullcontext
+    with agreeing():
+        _check(options)
+    solver = _solver(options, processes)
+    with agreeing():
+        solver.check_snapshot()
+        if processes and processes.rank:
+            # The first verifies and writes, while the others wait.
+            options.verify = options.log = options.plot = options.tensorboard = None
+        verifier = _verifier(options, solver)
+        log = Log(options, solver.iteration)
+    with log, _stopping(processes) as stop:
+        status = _train(options, solver, verifier, log, stop)
+        for name, source in solver.net.sources.items():
+            broken = processes.total(len(source.broken)) if processes else len(source.broken)
+            if broken:
+                complain(f"layer {name!r}: {broken} images could not be read")
+    return status
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Refuse options that do not go together, or need what is not installed."""
     if options.as_caffe and not options.snapshot:
         raise ValueError("--as-caffe says how to go on from a --snapshot, which is not given")
     if options.verify_every and not options.verify:
         raise ValueError("--verify-every needs --verify SOURCE")
     if options.plot:
         from caffe_margin.report import figures  # noqa: F401  (its message says what to install)
-    solver = _solver(options)
-    verifier = _verifier(options, solver)
-    with Log(options, solver.iteration) as log, _stopping() as stop:
-        status = _train(options, solver, verifier, log, stop)
-        for name, source in solver.net.sources.items():
-            if source.broken:
-                complain(f"layer {name!r}: {len(source.broken)} images could not be read")
-    return status
 
 
-def _solver(options: argparse.Namespace) -> Solver:
+def _solver(options: argparse.Namespace, processes: Processes | None) -> Solver:
     """Make the solver, restore it, and say where it stands."""
     from caffe_margin.torch.checks import check_device
+    from caffe_margin.torch.distributed_solver import SHARD_ABOVE, DistributedSolver
     from caffe_margin.torch.solver import Solver
 
     check_device(options.device)
-    solver = Solver(
-        options.solver,
-        options.weights,
-        seed=options.seed,
-        device=options.device,
-        gradient=options.gradient,
-        compiled=options.compile,
-    )
+    arguments = {
+        "seed": options.seed,
+        "device": options.device,
+        "gradient": options.gradient,
+        "compiled": options.compile,
+    }
+    solver: Solver
+    if processes is None:
+        solver = Solver(options.solver, options.weights, **arguments)
+    else:
+        above = SHARD_ABOVE if options.shard_above is None else options.shard_above
+        several = DistributedSolver(
+            options.solver,
+            options.weights,
+            group=processes.group,
+            shard_above=above,
+            **arguments,
+        )
+        _print_processes(several)
+        solver = several
     for net in (solver.net, *solver.test_nets):
         for source in net.sources.values():
             source.skip_broken = options.skip_broken
@@ -151,6 +215,15 @@ def _solver(options: argparse.Namespace) -> Solver:
         layers = "".join(f"; layer {count}" for count in counts)
         print(f"restored {show_path(options.snapshot)}: iteration {solver.iteration}{layers}")
     return solver
+
+
+def _print_processes(solver: DistributedSolver) -> None:
+    """Say what the processes share."""
+    heads = [
+        f"; layer {name!r} shared, {len(head.rows)} of {head.out_features} rows on the first"
+        for name, head in solver.net.heads.items()
+    ]
+    print(f"{solver.processes.size} processes{''.join(heads)}", flush=True)
 
 
 def _verifier(options: argparse.Namespace, solver: Solver) -> Verifier | None:
@@ -170,7 +243,7 @@ def _train(
     solver: Solver,
     verifier: Verifier | None,
     log: Log,
-    stop: list[int],
+    stop: _Stop,
 ) -> int:
     """Train, and return the exit status."""
     from caffe_margin.torch.training import LossWatch
@@ -180,7 +253,7 @@ def _train(
     watch = LossWatch(solver.classes)
     done, saved, told = None, "", False
     with Shown(p.display, solver.iteration, last) as shown:
-        for done in _run(solver, last - solver.iteration):
+        for done in _iterations(solver, last - solver.iteration):
             if done is None:
                 return 1
             saved = done.snapshot
@@ -196,7 +269,7 @@ def _train(
             due = options.verify_every and done.iteration % options.verify_every == 0
             if verifier and due and done.iteration < last:
                 _verify(verifier, done.iteration, log)
-            if stop:
+            if stop():
                 break
     if solver.iteration >= p.max_iter:
         for i, test in enumerate(solver.finish()):
@@ -204,12 +277,12 @@ def _train(
     elif done is not None:
         path = saved or solver.snapshot()
         print(f"stopped after iteration {solver.iteration}; to go on: {_again(options, path)}")
-    if verifier and not stop:
+    if not stop() and verifier:
         _verify(verifier, solver.iteration, log)
-    return 128 + stop[0] if stop else 0
+    return 128 + stop.signal if stop() else 0
 
 
-def _run(solver: Solver, iterations: int) -> Iterator[Iteration | None]:
+def _iterations(solver: Solver, iterations: int) -> Iterator[Iteration | None]:
     """Yield what `Solver.run` does, and None once a layer meets numbers that are none."""
     try:
         yield from solver.run(iterations)
@@ -225,11 +298,16 @@ def _run(solver: Solver, iterations: int) -> Iterator[Iteration | None]:
 
 def _again(options: argparse.Namespace, snapshot: str) -> str:
     """Return the command that goes on from a snapshot."""
-    words = ["caffe-margin", "train", options.solver, "--snapshot", snapshot]
-    for name in ("gradient", "log", "plot", "tensorboard", "verify", "verify_every"):
+    over_several = torchrun.is_started()
+    start = torchrun.command() if over_several else ["caffe-margin"]
+    words = [*start, "train", options.solver, "--snapshot", snapshot]
+    names = ("gradient", "shard_above", "log", "plot", "tensorboard", "verify", "verify_every")
+    for name in names:
         if (value := getattr(options, name)) is not None:
-            words += [f"--{name.replace('_', '-')}", str(value)]
-    words += ["--device", options.device] if options.device != "cpu" else []
+            flag = "log-file" if name == "log" and over_several else name.replace("_", "-")
+            words += [f"--{flag}", str(value)]
+    device = options.device.partition(":")[0] if over_several else options.device
+    words += ["--device", device] if device != "cpu" else []
     flags = {"--compile": options.compile, "--skip-broken": options.skip_broken}
     words += [name for name, given in flags.items() if given]
     return shlex.join(words)
@@ -252,17 +330,34 @@ def _verify(verifier: Verifier, iteration: int, log: Log) -> None:
     log.verification(iteration, {"eer": curve.eer, "auc": curve.auc, "tar_at_far": tar})
 
 
-@contextmanager
-def _stopping() -> Iterator[list[int]]:
-    """Yield a list that is empty until Ctrl-C or SIGTERM; a second one ends the run at once."""
-    stop: list[int] = []
+class _Stop:
+    """Whether Ctrl-C or SIGTERM has come, on any of the processes.
 
-    def note(number: int, frame: object) -> None:
-        if stop:
+    Attributes:
+        signal: its number; 0 before.
+    """
+
+    def __init__(self, processes: Processes | None) -> None:
+        self.processes = processes
+        self.signal = self.noted = 0
+
+    def note(self, number: int, frame: object) -> None:
+        """Take a signal; a second one ends the run at once."""
+        if self.noted:
             raise KeyboardInterrupt
-        stop.append(number)
+        self.noted = number
 
-    kept = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    def __call__(self) -> int:
+        """Return the signal, the same on all processes."""
+        self.signal = self.processes.highest(self.noted) if self.processes else self.noted
+        return self.signal
+
+
+@contextmanager
+def _stopping(processes: Processes | None) -> Iterator[_Stop]:
+    """Yield what knows of Ctrl-C and SIGTERM, which end nothing meanwhile."""
+    stop = _Stop(processes)
+    kept = {number: signal.signal(number, stop.note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
     finally:

@@ -73,7 +73,8 @@ def read_blobs(path: StrPath, shares: Shares = MappingProxyType({})) -> BlobsByP
         head = file.read(HEAD_BYTES)
     if head.startswith(MAGIC):
         return read_hdf5(path, shares)
-    data, weights = None, {}
+    data: bytes | None = None
+    weights: BlobsByPlace = {}
     if shares and not is_text(path, head):
         data, weights = _take_rows(path, shares)
     net, _ = load_net(path, data=data)
