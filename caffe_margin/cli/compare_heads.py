@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,7 +53,8 @@ def add_whole_nets(command: argparse.ArgumentParser) -> None:
         "--solver",
         metavar="SOLVER",
         type=file_name,
-        help="train the whole net as this says, under each gradient; needs --report DIR",
+        help="train the whole net NET as this says, whatever net it names, under each gradient; "
+        "needs --report DIR",
     )
     group.add_argument(
         "--gradient",
@@ -134,19 +136,26 @@ def check(options: argparse.Namespace) -> None:
         raise ValueError(f"--{given} is of one batch, and --solver of training whole nets")
     if options.report is None:
         raise ValueError("--solver trains for a while, and shows it on a page: give --report DIR")
+    for name in ("gradient", "type", "rates"):
+        given = getattr(options, name) or ()
+        if len(set(given)) < len(given):
+            raise ValueError(f"--{name} has one of its values twice")
     if options.rates and not options.verify:
         raise ValueError("--rates are chosen by classes never seen: give --verify SOURCE too")
 
 
 def run(options: argparse.Namespace) -> int:
     """Train, print the table, and write the page."""
-    from caffe_margin.report.folder import staging_folder
+    from caffe_margin.report import heads_figures  # noqa: F401  (its message says what to install)
+    from caffe_margin.report.folder import check_folder, staging_folder
     from caffe_margin.report.page import PAGE
 
     plan, runs = _plan(options)
     page = str(Path(options.report, PAGE))
-    with staging_folder(options.report) as folder:
+    check_folder(options.report)
+    with _terminated():
         heads = _train(options, plan, runs)
+    with staging_folder(options.report) as folder:
         _write_page(folder, options, plan, heads)
     if options.json:
         print_json({"report": page, **heads.as_dict()})
@@ -169,7 +178,10 @@ def _plan(options: argparse.Namespace) -> tuple[Plan, list[Run]]:
     solver = read_solver(options.solver)
     if options.iterations:
         solver.max_iter = options.iterations
+    if solver.max_iter < 1:
+        raise ValueError(f"{options.solver}: max_iter is {solver.max_iter}: give --iterations")
     net = read_net(options)
+    net.state.MergeFrom(solver.train_state)
     jobs = _jobs(options)
     plan = Plan(
         net,
@@ -215,22 +227,37 @@ def _train(options: argparse.Namespace, plan: Plan, runs: Sequence[Run]) -> Head
 def _train_all(options: argparse.Namespace, plan: Plan, runs: Sequence[Run]) -> None:
     from caffe_margin.cli.memory import keep_memory
     from caffe_margin.study.jobs import train_all
-    from caffe_margin.study.whole_net import is_done, rehearse
+    from caffe_margin.study.whole_net import is_done, iterations_left, rehearse
 
     left = [run for run in runs if not is_done(plan, run)]
     if not left:
         return
     jobs = min(_jobs(options), len(left))
-    total = len(left) * plan.solver.max_iter
+    total = sum(iterations_left(plan, run) for run in left)
     minutes = total * rehearse(plan, left[0]) / jobs / 60
     if not options.json:
+        about = f"about {minutes:.0f} minutes" if minutes >= 1 else "less than a minute"
         print(
-            f"{len(left)} runs of {plan.solver.max_iter} iterations, {jobs} at a time: about "
-            f"{minutes:.2g} minutes. Stopped, they go on with the same command.",
+            f"{len(left)} runs with {total} iterations to go, {jobs} at a time: {about}. Stopped, "
+            f"they go on with the same command.",
             flush=True,
         )
     with _bar(total, options.json) as seen:
         train_all(plan, left, jobs, keep_memory, seen)
+
+
+@contextmanager
+def _terminated() -> Iterator[None]:
+    """Have SIGTERM raise, so that what was begun is ended and cleared away."""
+
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    kept = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, kept)
 
 
 @contextmanager
@@ -268,20 +295,28 @@ def _write_page(folder: Path, options: argparse.Namespace, plan: Plan, heads: He
 
 def _print(heads: Heads) -> None:
     from caffe_margin.cli.tables import console, heads_table
+    from caffe_margin.study.outcome import MEASURES
 
-    print(f"seeds     {', '.join(map(str, heads.seeds))}; ± is the standard deviation of one\n")
+    several = "; ± is the standard deviation of one" if len(heads.seeds) > 1 else ""
+    print(f"seeds     {', '.join(map(str, heads.seeds))}{several}\n")
     console().print(heads_table(heads))
     for outcome in heads.outcomes:
         where = f"{visible(outcome.run.variant.name)}, seed {outcome.run.seed}"
         if outcome.diverged:
             print(f"{where}: diverged after iteration {outcome.log['iteration'][-1]:.0f}")
         elif outcome.collapsed:
-            print(f"{where}: collapsed, loss {outcome['loss']:.4f}, |x| {outcome['length']:.3g}")
-    certain = [d for d in (heads.differences() if heads.verified else ()) if d.stands]
+            print(f"{where}: at ln N, loss {outcome['loss']:.4f}, |x| {outcome['length']:.3g}")
+    for name, best in heads.at_best_rate().items():
+        if best.after:
+            rates = f"{best.after['eer'].mean:.2%}, {best.before['eer'].mean:.2%} at the solver's"
+            print(f"{visible(name)}: best at {best.rate:g} times the rate: EER {rates}")
+    if not heads.verified or len(heads.seeds) < 2:
+        return
+    certain = [d for d in heads.differences() if d.stands]
     for d in certain:
         print(
-            f"{d.first} less {d.second}, {d.measure}: {d.mean:+.4f}, from {d.low:+.4f} to "
-            f"{d.high:+.4f} at 95 %"
+            f"{d.first} less {d.second}, {MEASURES[d.measure]}: {d.mean:+.4f}, from {d.low:+.4f} "
+            f"to {d.high:+.4f} at 95 %"
         )
-    if heads.verified and not certain and len(heads.seeds) > 1:
+    if not certain:
         print("no difference is larger than the spread over the seeds explains")

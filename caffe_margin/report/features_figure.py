@@ -30,7 +30,7 @@ COLOURS = (BLUE, ORANGE, GREEN, VERMILION, SKY, PURPLE, BLACK, "#F0E442", "#6600
 with each kind of colour blindness. Each class has its number beside it too."""
 
 MOST_COLUMNS = 4
-"""More panels than this stand in two rows of panels."""
+"""More panels than this stand in more rows of panels."""
 
 BINS = 180
 """Of the angle, over the whole turn."""
@@ -60,7 +60,8 @@ def draw_features(panels: Mapping[str, Panel]) -> Figure:
         found = ", ".join(f"{size} in {name!r}" for name, size in sizes.items()) or "no panel"
         raise ValueError(f"features of 2 numbers can be drawn, or of 3, in all panels: {found}")
     names = list(panels)
-    per_row = len(names) if len(names) <= MOST_COLUMNS else (len(names) + 1) // 2
+    rows_needed = -(-len(names) // MOST_COLUMNS)
+    per_row = -(-len(names) // rows_needed)
     rows = [names[i : i + per_row] for i in range(0, len(names), per_row)]
     across = WIDTH / max(per_row, 2)
     figure = Figure(figsize=(WIDTH, len(rows) * (1.9 * across + 0.3)), layout="constrained")

@@ -63,6 +63,16 @@ def staging_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
                 path.rmdir()
 
 
+def check_folder(folder: str | os.PathLike[str]) -> None:
+    """Raise what `staging_folder` would where a folder holds what is not ours, or is a file."""
+    target = Path(os.path.realpath(folder))
+    try:
+        clear_scratch(target)
+        _former_files(target)
+    except OSError as error:
+        raise OSError(error.errno or errno.EIO, error.strerror, os.fspath(folder)) from error
+
+
 def _publish(staged: Path, target: Path, former: set[str]) -> None:
     """Move the staged files into place one by one, and remove the former ones they leave over.
 

@@ -26,13 +26,10 @@ from caffe_margin.study.heads import Heads
 from caffe_margin.study.outcome import EDGES, FAR_GRID, POINTS, Outcome
 from caffe_margin.study.variants import TYPES
 
-OTHERS: tuple[dict[str, Any], ...] = (
-    {"color": SKY, "linestyle": "--"},
-    {"color": PURPLE, "linestyle": (0, (4, 1.5, 1, 1.5))},
-    {"color": ORANGE, "linestyle": ":"},
-    {"color": GREEN, "linestyle": (0, (6, 1, 1, 1))},
-    {"color": VERMILION, "linestyle": (0, (5, 1.5))},
-    {"color": BLUE, "linestyle": "-"},
+OTHERS: tuple[dict[str, Any], ...] = tuple(
+    {"color": colour, "linestyle": dashes}
+    for dashes in ("-", "--", ":")
+    for colour in (SKY, PURPLE, ORANGE, GREEN, VERMILION, BLUE)
 )
 """How heads are drawn that `LINES` does not name, in turn."""
 
@@ -53,7 +50,7 @@ def heads_figures(heads: Heads) -> dict[str, Figure]:
     lines = lines_of(heads)
     with style():
         drawn = {"summary": summary(heads, lines), "course": course(heads, lines)}
-        if heads.verified:
+        if any(outcome.verification for outcome in heads.outcomes):
             drawn |= {"roc": roc(heads, lines), "cosines": cosines(heads)}
         if heads.tried:
             drawn["rates"] = rates(heads, lines)
@@ -104,16 +101,18 @@ def roc(heads: Heads, lines: Mapping[str, dict[str, Any]]) -> Figure:
     figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
     ax = figure.subplots()
     lowest = 1.0
+    far = FAR_GRID
     for name, outcomes in heads.by_variant.items():
-        seen = [o.verification.curve for o in outcomes if o.verification]
+        seen = [o.verification for o in outcomes if o.verification]
         if not seen:
             continue
-        rates = np.array([[curve.tar_at(far) for far in FAR_GRID] for curve in seen])
-        ax.plot(FAR_GRID, rates.mean(axis=0), label=name, **lines[name])
-        _band(ax, FAR_GRID, rates, lines[name])
+        far = FAR_GRID[seen[0].different.sum() * FAR_GRID >= 1]
+        rates = np.array([[one.curve.tar_at(rate) for rate in far] for one in seen])
+        ax.plot(far, rates.mean(axis=0), label=name, **lines[name])
+        _band(ax, far, rates, lines[name])
         lowest = min(lowest, rates.min())
     ax.set_xscale("log")
-    ax.set_xlim(FAR_GRID[0], 1)
+    ax.set_xlim(far[0], 1)
     ax.set_ylim(max(0, lowest - 0.02), 1.005)
     ax.set_xlabel("false accepts, of the pairs of two classes")
     ax.set_ylabel("true accepts, of the pairs of one class")
@@ -139,8 +138,9 @@ def cosines(heads: Heads) -> Figure:
         ax.set_ylabel("% of the pairs")
     for ax in axes[len(seen) :]:
         ax.set_axis_off()
-    for ax in axes[-2:]:
+    for ax in axes[: len(seen)][-2:]:
         ax.set_xlabel("cosine of a pair")
+        ax.tick_params(labelbottom=True)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
     return figure
 
@@ -206,11 +206,12 @@ def _band(ax: Axes, at: Any, values: Any, line: Mapping[str, Any]) -> None:
 
 def _dots(ax: Axes, heads: Heads, lines: Mapping[str, dict[str, Any]]) -> None:
     """Draw the equal error rate of every run, and their means."""
+    spreads = heads.spreads()
     for row, (name, outcomes) in enumerate(heads.by_variant.items()):
         rates = [100 * outcome.measures["eer"] for outcome in outcomes]
         colour = lines[name]["color"]
         ax.plot(rates, [row] * len(rates), "o", color=colour, alpha=0.7)
-        mean = heads.spreads()[name]["eer"].mean
+        mean = spreads[name]["eer"].mean
         ax.plot([100 * mean], [row], "|", color=colour, markersize=18, markeredgewidth=2.5)
     ax.set_ylim(len(heads.by_variant) - 0.5, -0.5)
     ax.set_yticks([])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from caffe_margin.report.page import write
 from caffe_margin.study.heads import Heads
-from caffe_margin.study.outcome import LAST, MEASURES
+from caffe_margin.study.outcome import MEASURES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,7 +38,6 @@ def write_heads_page(
         "spreads": heads.spreads(),
         "differences": heads.differences() if heads.verified else [],
         "best": heads.at_best_rate(),
-        "LAST": LAST,
         "MEASURES": MEASURES,
     }
     write("heads.html.jinja", folder, context, heads.as_dict(), facts, command, figures)

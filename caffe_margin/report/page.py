@@ -146,7 +146,13 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    shown = {"number": _number, "degrees": _degrees, "percent": _percent, "fixed": _fixed}
+    shown = {
+        "number": _number,
+        "rough": _rough,
+        "degrees": _degrees,
+        "percent": _percent,
+        "fixed": _fixed,
+    }
     environment.filters |= shown
     environment.globals |= shown
     return environment
@@ -163,6 +169,11 @@ def _number(value: float) -> Markup:
         mantissa, exponent = f"{value:.2e}".split("e")
         text = f"{mantissa} &times; 10<sup>{int(exponent)}</sup>"
     return Markup(text.replace("-", "&minus;"))
+
+
+def _rough(value: float) -> str:
+    """Return two significant digits."""
+    return f"{value:.2g}"
 
 
 def _degrees(radians: float) -> str:

@@ -75,14 +75,15 @@ class Difference:
     def between(cls, a: Sequence[Outcome], b: Sequence[Outcome], measure: str) -> Difference:
         """Compare two heads that were trained with the same seeds.
 
-        One seed has no interval, which is then all numbers.
+        One seed has no interval, which is then all numbers; nor have differences that are all the
+        same, as those of rates over few pairs may be.
         """
         from scipy import stats
 
         pairs = zip(a, b, strict=True)
         gaps = tuple(x.measures[measure] - y.measures[measure] for x, y in pairs)
         found, low, high = Spread.of(gaps), -math.inf, math.inf
-        if found.runs > 1:
+        if found.sd > 1e-9 * abs(found.mean):
             reach = stats.t.ppf(0.975, found.runs - 1) * found.sd / math.sqrt(found.runs)
             low, high = float(found.mean - reach), float(found.mean + reach)
         return cls(a[0].run.variant.name, b[0].run.variant.name, measure, gaps, low, high)
@@ -135,7 +136,12 @@ class Heads:
     @property
     def verified(self) -> bool:
         """Whether there are classes never seen."""
-        return any(outcome.unseen for outcome in self.outcomes)
+        return any(outcome.sought for outcome in self.outcomes)
+
+    @property
+    def last(self) -> int:
+        """Over how many iterations the end of a run is taken."""
+        return min(LAST, self.outcomes[0].iterations)
 
     def spreads(self) -> dict[str, dict[str, Spread]]:
         """Return each head's measures over the seeds."""
@@ -165,7 +171,9 @@ class Heads:
         found: dict[str, object] = plain(
             {
                 "seeds": self.seeds,
-                "iterations_at_the_end": LAST,
+                "iterations": self.outcomes[0].iterations,
+                "iterations_at_the_end": self.last,
+                "classes": self.outcomes[0].classes,
                 "far": FAR_GRID,
                 "cosine_edges": EDGES,
                 "heads": {name: _dicts(spreads) for name, spreads in self.spreads().items()},
@@ -177,7 +185,10 @@ class Heads:
         )
         return found | {
             "runs": [outcome.as_dict() for outcome in self.outcomes],
-            "tried": [outcome.as_dict() for outcome in self.tried],
+            "tried": [
+                outcome.as_dict() | {"chosen_by": chosen_by(outcome)} for outcome in self.tried
+            ],
+            "tuned": [outcome.as_dict() for outcome in self.tuned],
         }
 
 
@@ -200,10 +211,15 @@ def choose(outcomes: Iterable[Outcome]) -> dict[str, float]:
     """Return the rate of each head's run of the least equal error rate by the choosing half."""
     least = {}
     for name, own in _by_variant(outcomes).items():
-        found = [(outcome.verified(CHOOSING), outcome.run.rate) for outcome in own]
-        rates = [(seen.curve.eer, rate) for seen, rate in found if seen]
+        rates = [(rate, o.run.rate) for o in own if (rate := chosen_by(o)) is not None]
         least[name] = min(rates)[1] if rates else 1.0
     return least
+
+
+def chosen_by(outcome: Outcome) -> float | None:
+    """Return the equal error rate by the choosing half; None where there is none."""
+    seen = outcome.verified(CHOOSING)
+    return seen.curve.eer if seen else None
 
 
 def judged(outcomes: Sequence[Outcome]) -> dict[str, Spread]:

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from caffe_margin.files.plain_json import plain
 from caffe_margin.maths.arrays import FloatArray
-from caffe_margin.nets.margin import FIELDS, margin_param
+from caffe_margin.nets.margin import margin_param
 from caffe_margin.study.pairs import Curve, cosine, draw_pairs, roc
-from caffe_margin.study.whole_net import COLUMNS, FEATURES, Plan, Run
+from caffe_margin.study.variants import head_of
+from caffe_margin.study.whole_net import COLUMNS, FEATURES, UNSEEN, Plan, Run
 
 LAST = 100
 """The end of a run is the mean over so many iterations."""
@@ -95,8 +96,8 @@ class Outcome:
         batches: of all that it was fed.
         rates: of its learning rates, over the factor of the run.
         log: `COLUMNS` but for the last, a value an iteration.
-        unseen: features and labels of classes never seen; None where there are none, or where the
-            run diverged.
+        sought: whether there are classes never seen.
+        unseen: features and labels of these; None where there are none, or where the run diverged.
         drawn: features, labels and weight, where they are of few dimensions.
         classes: N.
         iterations: how many there should be.
@@ -107,6 +108,7 @@ class Outcome:
     batches: str
     rates: str
     log: Mapping[str, FloatArray]
+    sought: bool
     unseen: tuple[FloatArray, NDArray[np.intp]] | None
     drawn: tuple[FloatArray, NDArray[np.intp], FloatArray] | None
     classes: int
@@ -122,6 +124,10 @@ class Outcome:
         rates = (log["rate"] / run.rate).astype(np.float32)
         with np.load(folder / FEATURES) as arrays:
             found = dict(arrays)
+        unseen = {}
+        if plan.unseen is not None:
+            with np.load(folder / UNSEEN) as arrays:
+                unseen = dict(arrays)
         start = json.loads((folder / "run.json").read_text("utf-8"))["start"]
         return cls(
             run,
@@ -129,9 +135,10 @@ class Outcome:
             hashlib.sha256("".join(batches).encode()).hexdigest(),
             hashlib.sha256(rates.tobytes()).hexdigest(),
             log,
-            (found["unseen_x"], found["unseen_label"]) if "unseen_x" in found else None,
+            plan.unseen is not None,
+            (unseen["x"], unseen["label"]) if "x" in unseen else None,
             (found["x"], found["label"], found["weight"]) if "x" in found else None,
-            next(margin_param(x).num_output for x in plan.net.layer if x.type in FIELDS),
+            margin_param(head_of(plan.net)).num_output,
             plan.solver.max_iter,
         )
 
@@ -142,8 +149,8 @@ class Outcome:
 
     @property
     def collapsed(self) -> bool:
-        """Whether its loss ended at ln N: all classes are as likely as any."""
-        return abs(self["loss"] - math.log(self.classes)) < CHANCE
+        """Whether its loss stands at ln N, with short features: all classes are as likely."""
+        return abs(self["loss"] - math.log(self.classes)) < CHANCE and self["length"] < 1
 
     def __getitem__(self, column: str) -> float:
         """Return the mean of a column of the log over the end of the run."""
@@ -186,6 +193,7 @@ class Outcome:
             "start": self.start,
             "batches": self.batches,
             "rates": self.rates,
+            "iterations": len(self.log["loss"]),
             "measures": self.measures,
             "curves": {name: self.curve(name) for name in COLUMNS[:-1]},
         }

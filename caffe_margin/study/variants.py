@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from caffe_margin import caffe_margin_pb2 as pb
 from caffe_margin.maths.gradient import EXACT, PAPER, GradientRule
 from caffe_margin.nets.margin import FIELDS, margin_param, type_name
+from caffe_margin.nets.select import filter_net
 from caffe_margin.study.training import MODIFIED_SOFTMAX, SOFTMAX
 
 LARGE = "L-"
@@ -66,10 +67,10 @@ def variants(
     Raises:
         ValueError: the net has no layer with a margin, or it is SINGLE and no type is given.
     """
-    own = type_of(_head(net))
+    own = type_of(head_of(net))
     if not types and own not in WITH_MARGIN:
         raise ValueError(
-            f"layer {_head(net).name!r} is SINGLE, which has no margin: give --type "
+            f"layer {head_of(net).name!r} is SINGLE, which has no margin: give --type "
             f"{', '.join(MARGINS[:-1])} or {MARGINS[-1]}"
         )
     found = []
@@ -87,14 +88,21 @@ def type_of(layer: pb.LayerParameter) -> str:
 
 
 def with_head(net: pb.NetParameter, variant: Variant) -> pb.NetParameter:
-    """Return a net whose first layer with a margin is another head; the rule is not in it.
+    """Return a net whose layer with a margin is another head; the rule is not in it.
 
     Raises:
-        ValueError: the net has no layer with a margin.
+        ValueError: as `head_of`.
     """
-    changed = pb.NetParameter()
+    changed, name = pb.NetParameter(), head_of(net).name
     changed.CopyFrom(net)
-    layer = _head(changed)
+    for layer in changed.layer:
+        if layer.name == name and layer.type in FIELDS:
+            _make(layer, variant)
+    return changed
+
+
+def _make(layer: pb.LayerParameter, variant: Variant) -> None:
+    """Have a layer with a margin be another, with the same parameters."""
     old = margin_param(layer)
     fields = [(field.name, value) for field, value in old.ListFields()]
     layer.ClearField(FIELDS[layer.type])
@@ -109,12 +117,19 @@ def with_head(net: pb.NetParameter, variant: Variant) -> pb.NetParameter:
     new.ClearField("gradient")
     kind = variant.type.removeprefix(LARGE)
     new.type = pb.MarginInnerProductParameter.MarginType.Value(kind)  # type: ignore[assignment]
-    return changed
 
 
-def _head(net: pb.NetParameter) -> pb.LayerParameter:
-    layers: Iterable[pb.LayerParameter] = (layer for layer in net.layer if layer.type in FIELDS)
-    layer = next(iter(layers), None)
-    if layer is None:
+def head_of(net: pb.NetParameter) -> pb.LayerParameter:
+    """Return the layer with a margin that is trained, in the net's state.
+
+    Raises:
+        ValueError: there is none, or there are several.
+    """
+    trained = filter_net(net, "TRAIN", net.state.level, net.state.stage)
+    heads = [layer for layer in trained.layer if layer.type in FIELDS]
+    if not heads:
         raise ValueError("the net has no layer with a margin to compare")
-    return layer
+    if len(heads) > 1:
+        names = " and ".join(repr(layer.name) for layer in heads)
+        raise ValueError(f"the net has several layers with a margin, {names}: leave one of them")
+    return heads[0]

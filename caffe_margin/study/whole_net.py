@@ -4,8 +4,9 @@ A run is a head and a seed. It keeps a folder of its own, in which it goes on wh
 
     run.json       what was trained; another net or solver is refused there
     log.jsonl      what there was to see of each iteration: a line each, as `COLUMNS`
-    net_iter_*     snapshots, Caffe's own files, as often as the solver says, and at the end
-    features.npz   once it is done: the features of the classes never seen, and the last of training
+    net_iter_*     the last snapshot, Caffe's own files
+    features.npz   once it is trained: features and weight, where they can be drawn
+    unseen.npz     the features of the classes never seen
 """
 
 from __future__ import annotations
@@ -13,13 +14,16 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from caffe_margin import caffe_margin_pb2 as pb
 from caffe_margin.files.atomic import atomic_write, held
@@ -41,15 +45,17 @@ COLUMNS = (
     "clamped",
     "batch",
 )
-"""What a line of the log has; from ``accuracy`` on it is an `Observation`, and what was fed."""
+"""What a line of the log has; from ``accuracy`` on what `Observer.take` gave."""
 
 REHEARSED = 4
 """Iterations that are timed, after the first."""
-FEATURES = "features.npz"
+FEATURES, UNSEEN = "features.npz", "unseen.npz"
 KEPT = 4000
-"""Of how many samples that were trained on the features are kept, where they can be drawn."""
+"""Of how many samples the features are kept, where they can be drawn."""
 DRAWN = 3
 """Features of so many dimensions at most can be."""
+SNAPSHOTS = 10
+"""How many a run writes where the solver says nothing of it."""
 
 
 @dataclass(frozen=True)
@@ -100,13 +106,14 @@ class Run:
         p.net_param.CopyFrom(with_head(plan.net, self.variant))
         p.base_lr *= self.rate
         p.random_seed = self.seed
+        p.snapshot = p.snapshot or max(1, p.max_iter // SNAPSHOTS)
         p.snapshot_prefix = str(plan.folder / self.name / "net")
         p.snapshot_format = pb.SolverParameter.HDF5
         p.snapshot_after_train = True
         return p
 
 
-def is_done(plan: Plan, run: Run) -> bool:
+def is_trained(plan: Plan, run: Run) -> bool:
     """Return whether there is nothing left to train.
 
     Raises:
@@ -121,10 +128,34 @@ def is_done(plan: Plan, run: Run) -> bool:
         found = None
     if found != _digest(plan, run):
         raise ValueError(
-            f"{path.parent} has a run of another net, solver or gradient: remove {plan.folder}, or "
-            f"name another folder"
+            f"{path.parent} has a run of another net, solver, gradient or device: remove "
+            f"{plan.folder}, or name another folder"
         )
     return (path.parent / FEATURES).exists()
+
+
+def is_done(plan: Plan, run: Run) -> bool:
+    """Return whether it is trained, and the features of the classes never seen are there.
+
+    Raises:
+        ValueError: as `is_trained`.
+    """
+    if not is_trained(plan, run):
+        return False
+    path = plan.folder / run.name / UNSEEN
+    if plan.unseen is None:
+        return True
+    if not path.exists():
+        return False
+    with np.load(path) as found:
+        return str(found["source"]) == os.path.realpath(plan.unseen)
+
+
+def iterations_left(plan: Plan, run: Run) -> int:
+    """Return how many iterations it takes to the end."""
+    if is_trained(plan, run):
+        return 0
+    return plan.solver.max_iter - max(_snapshots(plan.folder / run.name), default=0)
 
 
 def rehearse(plan: Plan, run: Run) -> float:
@@ -144,10 +175,10 @@ def rehearse(plan: Plan, run: Run) -> float:
     solver = Solver(param, device=plan.device)
     if plan.unseen is not None:
         Verifier(solver.net, param.net_param, plan.unseen)
-    solver.step()
-    start = time.monotonic()
-    solver.step(REHEARSED)
-    return (time.monotonic() - start) / REHEARSED
+    times = [time.monotonic()]
+    with _diverging(solver):
+        times += [time.monotonic() for _ in solver.run(min(1 + REHEARSED, param.max_iter))]
+    return (times[-1] - times[1]) / (len(times) - 2) if len(times) > 2 else times[-1] - times[0]
 
 
 def train_run(plan: Plan, run: Run, each: Callable[[], object] = lambda: None) -> None:
@@ -158,7 +189,7 @@ def train_run(plan: Plan, run: Run, each: Callable[[], object] = lambda: None) -
     Args:
         plan: what all runs have in common.
         run: which.
-        each: called after each iteration, those of former calls included.
+        each: called after each iteration.
 
     Raises:
         FileNotFoundError: the net's source is not there.
@@ -174,83 +205,112 @@ def train_run(plan: Plan, run: Run, each: Callable[[], object] = lambda: None) -
     use_threads(plan.threads)
     folder = plan.folder / run.name
     solver = Solver(run.solver(plan), device=plan.device)
-    observer = Observer(solver.net, KEPT)
+    observer = Observer(solver.net)
     observer.head.gradient = run.variant.rule
     folder.mkdir(parents=True, exist_ok=True)
     with held(folder):
-        _train_in(folder, plan, run, solver, observer, each)
+        lines = _go_on(solver, folder)
+        if not is_trained(plan, run):
+            if not lines:
+                about = {"plan": _digest(plan, run), "start": observer.parameters_digest()}
+                _write(folder / "run.json", json.dumps(about))
+            _write(folder / "log.jsonl", "".join(lines))
+            _train(solver, observer, folder, each)
+            _keep_features(observer, folder, solver.iteration == solver.param.max_iter)
+        if plan.unseen is not None:
+            _look_at_unseen(plan.unseen, solver, folder)
 
 
-def _train_in(
-    folder: Path,
-    plan: Plan,
-    run: Run,
-    solver: Solver,
-    observer: Observer,
-    each: Callable[[], object],
-) -> None:
-    lines = _go_on(solver, folder)
-    if not lines:
-        about = {"plan": _digest(plan, run), "start": observer.parameters_digest()}
-        with atomic_write(folder / "run.json") as unfinished:
-            unfinished.write_text(json.dumps(about), "utf-8")
-    with atomic_write(folder / "log.jsonl") as unfinished:
-        unfinished.write_text("".join(lines), "utf-8")
-    for _ in lines:
-        each()
-    with (folder / "log.jsonl").open("a", encoding="utf-8") as log:
-        for done in _until_diverged(solver):
-            log.write(json.dumps(_line(done, observer)) + "\n")
-            log.flush()
-            each()
-            if not math.isfinite(done.loss):
-                break
-    _finish(plan, solver, observer, folder)
+def _write(path: Path, text: str) -> None:
+    with atomic_write(path) as unfinished:
+        unfinished.write_text(text, "utf-8")
+
+
+def _snapshots(folder: Path) -> dict[int, Path]:
+    """Return the snapshots that the log reaches, by iteration."""
+    path = folder / "log.jsonl"
+    lines = len(_whole_lines(path)) if path.exists() else 0
+    states = {int(p.name.split("_")[2].split(".")[0]): p for p in folder.glob("*.solverstate.h5")}
+    return {iteration: state for iteration, state in states.items() if iteration <= lines}
+
+
+def _whole_lines(path: Path) -> list[str]:
+    return [x for x in path.read_text("utf-8").splitlines(keepends=True) if x.endswith("]\n")]
 
 
 def _go_on(solver: Solver, folder: Path) -> list[str]:
     """Restore the last snapshot that the log reaches, and return the log up to it."""
-    path = folder / "log.jsonl"
-    whole = path.read_text("utf-8").splitlines(keepends=True) if path.exists() else []
-    lines = [line for line in whole if line.endswith("]\n")]
-    states = {int(p.name.split("_")[2].split(".")[0]): p for p in folder.glob("*.solverstate.h5")}
-    reached = [iteration for iteration in states if iteration <= len(lines)]
-    if not reached:
+    states = _snapshots(folder)
+    if not states:
         return []
-    solver.restore(states[max(reached)])
-    return lines[: solver.iteration]
+    solver.restore(states[max(states)])
+    return _whole_lines(folder / "log.jsonl")[: solver.iteration]
 
 
-def _until_diverged(solver: Solver) -> Iterator[Iteration]:
-    """Yield the iterations, until a head meets rows that are not finite, or zero."""
+def _train(solver: Solver, observer: Observer, folder: Path, each: Callable[[], object]) -> None:
+    """Train to the end, or until a head meets rows that are not finite, or zero."""
+    with (folder / "log.jsonl").open("a", encoding="utf-8") as log, _diverging(solver):
+        for done in solver.run():
+            log.write(json.dumps(_line(done, observer)) + "\n")
+            log.flush()
+            each()
+            if done.snapshot:
+                _remove_before(done.iteration, folder)
+            if not math.isfinite(done.loss):
+                break
+    if solver.iteration == solver.param.max_iter:
+        solver.finish()
+        _remove_before(solver.iteration, folder)
+
+
+@contextmanager
+def _diverging(solver: Solver) -> Iterator[None]:
+    """End the block where a head meets rows that are not finite, or zero, after the first."""
+    from caffe_margin.torch.checks import NoDirectionError
+
     try:
-        yield from solver.run(solver.param.max_iter - solver.iteration)
+        yield
     except ValueError as error:
-        if not solver.iteration or "has no direction" not in str(error):
+        if not solver.iteration or not isinstance(error.__cause__, NoDirectionError):
             raise
+
+
+def _remove_before(iteration: int, folder: Path) -> None:
+    """Remove the snapshots before one."""
+    for path in folder.glob("net_iter_*"):
+        if int(path.name.split("_")[2].split(".")[0]) < iteration:
+            path.unlink()
 
 
 def _line(done: Iteration, observer: Observer) -> list[float | str]:
     lambda_ = next(iter(done.lambda_.values()))
-    seen = vars(observer.last).values()
-    return [done.iteration, done.loss, lambda_, done.rate, *seen, observer.batch]
+    seen, fed = observer.take()
+    return [done.iteration, done.loss, lambda_, done.rate, *vars(seen).values(), fed]
 
 
-def _finish(plan: Plan, solver: Solver, observer: Observer, folder: Path) -> None:
-    """Write what the run came to; a run that was stopped before this is not done."""
+def _keep_features(observer: Observer, folder: Path, is_whole: bool) -> None:
+    """Write features where they can be drawn, and so say that there is nothing left to train."""
+    found = {}
+    if is_whole and observer.head.in_features <= DRAWN:
+        found["weight"] = observer.weight
+        found["x"], found["label"] = observer.features(KEPT)
+    _save(folder / FEATURES, found)
+
+
+def _look_at_unseen(source: str, solver: Solver, folder: Path) -> None:
+    """Write the features of classes never seen; none of a run that diverged."""
     from caffe_margin.torch.verification import Verifier
 
-    found = {}
+    found = {"source": np.array(os.path.realpath(source))}
     if solver.iteration == solver.param.max_iter:
-        solver.finish()
-        if plan.unseen is not None:
-            verifier = Verifier(solver.net, solver.param.net_param, plan.unseen)
-            found["unseen_x"], found["unseen_label"] = verifier.features()
-        if observer.head.in_features <= DRAWN:
-            found["x"], found["label"] = observer.features
-            found["weight"] = observer.weight
-    with atomic_write(folder / FEATURES) as unfinished, unfinished.open("wb") as file:
-        np.savez(file, **found)  # type: ignore[arg-type]
+        verifier = Verifier(solver.net, solver.param.net_param, source)
+        found["x"], found["label"] = verifier.features()
+    _save(folder / UNSEEN, found)
+
+
+def _save(path: Path, arrays: dict[str, NDArray]) -> None:
+    with atomic_write(path) as unfinished, unfinished.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def _digest(plan: Plan, run: Run) -> str:
@@ -258,5 +318,5 @@ def _digest(plan: Plan, run: Run) -> str:
     p = run.solver(plan)
     p.ClearField("snapshot_prefix")
     p.ClearField("snapshot")
-    parts: Sequence[str] = (str(p), repr(run.variant.rule), repr(plan.unseen))
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+    facts = f"{run.variant.rule!r} {plan.device}".encode()
+    return hashlib.sha256(p.SerializeToString(deterministic=True) + facts).hexdigest()

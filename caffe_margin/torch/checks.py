@@ -13,6 +13,10 @@ import torch
 from torch import Tensor
 
 
+class NoDirectionError(ValueError):
+    """A row is zero, or not finite: what a net that diverges comes to."""
+
+
 def describe(tensor: Tensor) -> str:
     """Return a tensor's shape and dtype in words."""
     return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
@@ -75,7 +79,7 @@ def check_label(label: Tensor, num_classes: int) -> None:
 
 
 def check_rows(norm: Tensor, what: str, first: int = 0) -> None:
-    """Raise ValueError that names the first row without a direction, by the rows' lengths.
+    """Raise NoDirectionError that names the first row without one, by the rows' lengths.
 
     The square of a length must be a normal number, or the length cannot be had from it. ``first``
     is the number of the first row.
@@ -87,7 +91,7 @@ def check_rows(norm: Tensor, what: str, first: int = 0) -> None:
             reason = "is zero, or so short that its square is no normal number"
         else:
             reason = "has a value that is not finite, or a square that overflows"
-        raise ValueError(f"row {first + row} of {what} {reason}; it has no direction")
+        raise NoDirectionError(f"row {first + row} of {what} {reason}; it has no direction")
 
 
 def check_lambda(lambda_: Tensor) -> None:
@@ -97,8 +101,10 @@ def check_lambda(lambda_: Tensor) -> None:
 
 
 def check_device(device: str) -> None:
-    """Raise ValueError where PyTorch has no such device here."""
+    """Raise ValueError where PyTorch has no such device here, or none that holds numbers."""
     try:
+        if torch.device(device).type == "meta":
+            raise ValueError("device 'meta' holds no numbers")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # PyTorch's word for a device that is not
         raise ValueError(f"device {device!r}: {str(error).splitlines()[0]}") from None

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import deque
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
@@ -47,40 +46,47 @@ class Observer:
         ...     "data": (2, 1, 32, 32), "label": (2,)})
         >>> observer = Observer(net)
         >>> _ = net(data=torch.randn(2, 1, 32, 32), label=torch.tensor([7.0, 1499.0]))
-        >>> 0 <= observer.last.accuracy <= 1, observer.features[0].shape
-        (True, (2, 64))
+        >>> seen, fed = observer.take()
+        >>> 0 <= seen.accuracy <= 1, len(fed)
+        (True, 64)
 
     Args:
         net: the net.
-        keep: of how many of the last samples the features are kept.
-
-    Attributes:
-        last: of the last Forward.
-        batch: a digest of what the net was fed last.
 
     Raises:
         ValueError: the net has no layer with a margin.
     """
 
-    last: Observation
-    batch: str
-
-    def __init__(self, net: Net, keep: int = 0) -> None:
+    def __init__(self, net: Net) -> None:
         heads = [layer for layer in net.layers.values() if isinstance(layer, MarginLayer)]
         if not heads:
             raise ValueError("the net has no layer with a margin to look at")
-        self.net, self.head, self._keep = net, heads[0], keep
+        self.net, self.head = net, heads[0]
         self._large = isinstance(self.head, LargeMarginInnerProduct)
-        self._kept: deque[tuple[Tensor, Tensor]] = deque()
+        self._seen: list[Observation] = []
+        self._digest = hashlib.sha256()
+        self._kept: list[tuple[Tensor, Tensor]] | None = None
         net.register_forward_pre_hook(self._fed, with_kwargs=True)
-        self.head.register_forward_hook(self._seen)
+        self.head.register_forward_hook(self._forward)
 
-    @property
-    def features(self) -> tuple[NDArray, NDArray]:
-        """The features of the last samples, (n, K), and their labels, (n,)."""
-        if not self._kept:
-            return np.empty((0, self.head.in_features)), np.empty(0, np.int64)
-        x, label = (torch.cat(parts) for parts in zip(*self._kept, strict=True))
+    def take(self) -> tuple[Observation, str]:
+        """Return the mean of what was seen since the last time, and a digest of what was fed."""
+        seen, self._seen = self._seen, []
+        digest, self._digest = self._digest.hexdigest(), hashlib.sha256()
+        return Observation(*np.mean([astuple(one) for one in seen], axis=0).tolist()), digest
+
+    @torch.no_grad()
+    def features(self, count: int) -> tuple[NDArray, NDArray]:
+        """Feed the net by its sources, and return features, (n, K), and labels, (n,).
+
+        Args:
+            count: n, or what a batch has more.
+        """
+        self._kept = kept = []
+        while sum(len(label) for _, label in kept) < count:
+            self.net(**self.net.next_batches())
+        self._kept = None
+        x, label = (torch.cat(parts) for parts in zip(*kept, strict=True))
         return as_array(x), as_array(label)
 
     @property
@@ -97,20 +103,17 @@ class Observer:
         return digest.hexdigest()
 
     def _fed(self, net: Any, args: Any, inputs: dict[str, Tensor]) -> None:
-        digest = hashlib.sha256()
         for top in sorted(inputs.keys() & set(self.net.inputs)):
-            digest.update(as_array(inputs[top]).tobytes())
-        self.batch = digest.hexdigest()
+            self._digest.update(as_array(inputs[top]).tobytes())
 
     @torch.no_grad()
-    def _seen(self, head: Any, args: tuple[Tensor, Tensor], output: Any) -> None:
+    def _forward(self, head: Any, args: tuple[Tensor, Tensor], output: Any) -> None:
         scores = output[0] if isinstance(output, tuple) else output
         label = args[1].flatten().long()
         x, scores = args[0].detach().reshape(len(label), -1), scores.reshape(len(label), -1)
-        self.last = observe(x, label, self.head.weight, scores, self._large)
-        self._kept.append((x.cpu(), label.cpu()))
-        while len(self._kept) > 1 and len(x) * (len(self._kept) - 1) >= self._keep:
-            self._kept.popleft()
+        self._seen.append(observe(x, label, self.head.weight, scores, self._large))
+        if self._kept is not None:
+            self._kept.append((x.cpu(), label.cpu()))
 
 
 def observe(

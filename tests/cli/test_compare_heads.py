@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.optimize import brentq
+from sklearn.metrics import roc_curve
 
 from caffe_margin.cli import main
 from helpers.points import write_all
@@ -90,8 +92,8 @@ def test_the_pages_numbers_are_those_of_the_runs(page, numbers):
     ):
         rates = []
         for seed in (5, 6):
-            found = np.load(f"page.runs/{folder}-seed{seed}/features.npz")
-            x, label = found["unseen_x"].astype(float), found["unseen_label"]
+            found = np.load(f"page.runs/{folder}-seed{seed}/unseen.npz")
+            x, label = found["x"].astype(float), found["label"]
             unit = x / np.linalg.norm(x, axis=1, keepdims=True)
             i, j = np.triu_indices(len(x), 1)
             scores, same = (unit @ unit.T)[i, j], label[i] == label[j]
@@ -119,7 +121,7 @@ def test_the_numbers_say_that_all_were_alike(numbers):
 
 
 def test_it_says_how_long_and_finds_its_runs_again(page, said, capfd):
-    assert re.match(r"6 runs of 12 iterations, \d at a time: about [\d.e-]+ minutes", said)
+    assert re.match(r"6 runs with 72 iterations to go, \d at a time: [a-z]+ .* minute", said)
     before = {path: path.stat().st_mtime_ns for path in Path("page.runs").rglob("*")}
     assert main(VERIFIED) == 0
     out = capfd.readouterr().out
@@ -127,6 +129,14 @@ def test_it_says_how_long_and_finds_its_runs_again(page, said, capfd):
     assert re.search(r"^paper +[\d.]+ ± [\d.]+ .* %  ", out, re.M)
     assert "page/index.html" in out
     assert {path: path.stat().st_mtime_ns for path in Path("page.runs").rglob("*")} == before
+
+
+def equal_error_rate(x, label):
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    i, j = np.triu_indices(len(x), 1)
+    scores, same = (unit @ unit.T)[i, j], label[i] == label[j]
+    far, tar, _ = roc_curve(same, scores, drop_intermediate=False)
+    return brentq(lambda t: np.interp(t, far, tar) - (1 - t), 0, 1)
 
 
 def test_with_rates_and_json(page, capfd):
@@ -141,7 +151,17 @@ def test_with_rates_and_json(page, capfd):
         "modified softmax (SINGLE)",
         "plain softmax",
     }
-    assert all(best["rate"] in (1, 4) for best in found["at_best_rate"].values())
+    for name, best in found["at_best_rate"].items():
+        by_half = {}
+        for run in found["tried"]:
+            if run["head"] == name:
+                folder = f"{'-'.join(re.findall('[A-Za-z-]+', name))}-seed5"
+                folder += "" if run["rate"] == 1 else f"-rate{run['rate']:g}"
+                seen = np.load(f"rates.runs/{folder}/unseen.npz")
+                chosen = seen["label"] % 2 == 1
+                by_half[run["rate"]] = equal_error_rate(seen["x"][chosen], seen["label"][chosen])
+                assert run["chosen_by"] == pytest.approx(by_half[run["rate"]], abs=1e-9)
+        assert best["rate"] == min(by_half, key=by_half.get)
 
 
 @pytest.mark.parametrize(
@@ -151,11 +171,14 @@ def test_with_rates_and_json(page, capfd):
         ([*COMMAND, "--features", "digits"], "--features is of one batch"),
         (COMMAND[:4], "give --report DIR"),
         ([*COMMAND, "--rates", "2"], "give --verify SOURCE"),
+        ([*COMMAND, "--gradient", "paper", "paper"], "--gradient has one of its values twice"),
+        ([*COMMAND, "--device", "meta"], "'meta' holds no numbers"),
+        ([*COMMAND[:-1], "a.h5"], "a report needs a folder"),
         ([*COMMAND, "--device", "nowhere"], "nowhere"),
         ([*COMMAND, "--gradient", "newest"], "'newest' is none of exact, paper, detached"),
         ([*COMMAND, "--type", "FIVEFOLD"], "'FIVEFOLD' is none of DOUBLE"),
         ([*COMMAND[:3], "gone.prototxt", *COMMAND[4:]], "gone.prototxt"),
-        ([*COMMAND, "--verify", "gone.h5", "--report", "new"], "gone.h5"),
+        ([*COMMAND, "--verify", "gone.h5", "--report", "new"], "there is no HDF5 file gone.h5"),
     ],
 )
 def test_what_is_refused(place, capfd, arguments, why):

@@ -35,6 +35,7 @@ def make_outcome(
         make_run(name, seed, rate),
         **digests,
         log=log,
+        sought=True,
         unseen=unseen,
         drawn=drawn,
         classes=N,

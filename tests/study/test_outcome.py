@@ -60,6 +60,9 @@ def test_an_outcome_is_the_end_of_its_run():
 def test_a_loss_at_ln_n_has_collapsed(loss):
     assert make_outcome(loss=loss).collapsed
     assert not make_outcome(loss=math.log(N) + 0.03).collapsed
+    long = make_outcome(loss=loss)
+    long.log["length"][:] = 1.5
+    assert not long.collapsed
 
 
 def test_what_ends_early_has_diverged():
@@ -86,7 +89,8 @@ def test_is_read_from_what_a_run_leaves(tmp_path):
     lines = [[i, 2.0 * i, 5, 0.2, 0.1, 1, 1, 1, 0, f"d{i}"] for i in (1, 2, 3)]
     (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     x, label = features(np.random.default_rng(0))
-    np.savez(folder / "features.npz", unseen_x=x, unseen_label=label)
+    np.savez(folder / "features.npz")
+    np.savez(folder / "unseen.npz", x=x, label=label, source="u")
     found = Outcome.of(Plan(net, solver, "u", tmp_path), make_run(rate=2.0))
     assert found.start == "abc"
     np.testing.assert_array_equal(found.log["loss"], [2, 4, 6])
@@ -133,6 +137,14 @@ def test_a_difference_has_students_interval():
     assert not Difference.between(paper[:1], exact[:1], "eer").stands
 
 
+def test_differences_that_are_all_the_same_do_not_stand():
+    """Rates over few pairs come in steps: that all seeds differ by one is no proof."""
+    paper, exact = three("paper", loss=1.1), three("exact", loss=1.0)
+    found = Difference.between(paper, exact, "loss")
+    assert found.mean == pytest.approx(0.1)
+    assert not found.stands
+
+
 def test_runs_that_were_not_alike_are_not_compared():
     good = make_outcome("paper")
     for more, why in (
@@ -173,3 +185,4 @@ def test_all_numbers_are_json():
     assert len(run["tar"]) == len(found["far"])
     assert len(run["same"]) == len(found["cosine_edges"]) - 1
     assert len(found["differences"]) == 2 * 3
+    assert (found["iterations"], found["iterations_at_the_end"], found["classes"]) == (200, 100, N)

@@ -1,6 +1,7 @@
 import pytest
 
 import caffe_margin as cm
+from caffe_margin import caffe_margin_pb2 as pb
 from caffe_margin.maths.gradient import DETACHED, EXACT, PAPER
 from caffe_margin.study.variants import BASELINES, MARGINS, TYPES, Variant, variants, with_head
 from helpers.points import make_net
@@ -44,9 +45,26 @@ def test_with_head_changes_type_and_layer_alone(name):
     assert back == NET
 
 
-def test_every_margin_is_a_type():
-    assert set(MARGINS) == {"DOUBLE", "TRIPLE", "QUADRUPLE"}
-    assert len(TYPES) == 8
+def test_every_margin_type_of_the_schema_is_there():
+    names = pb.MarginInnerProductParameter.MarginType.keys()
+    assert {name.removeprefix("L-") for name in TYPES} == set(names)
+    assert set(MARGINS) == set(names) - {"SINGLE"}
+
+
+def test_the_layer_is_the_one_that_is_trained():
+    """One of the TEST phase before it is left alone; two that are trained are refused."""
+    net = make_net()
+    first = pb.LayerParameter()
+    first.CopyFrom(net.layer[2])
+    first.name = "fc6_test"
+    first.include.add().phase = pb.TEST
+    several = pb.NetParameter(layer=[*net.layer[:2], first, *net.layer[2:]])
+    changed = with_head(several, BASELINES[0])
+    assert changed.layer[2] == first
+    assert changed.layer[3].margin_inner_product_param.type == 0
+    several.layer[2].ClearField("include")
+    with pytest.raises(ValueError, match="several layers with a margin, 'fc6_test' and 'fc6'"):
+        with_head(several, BASELINES[0])
 
 
 def test_a_net_without_a_margin_is_refused():

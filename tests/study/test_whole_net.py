@@ -1,5 +1,6 @@
 """Runs of a whole net: against the solver itself, stopped and gone on with, and in processes."""
 
+import hashlib
 import json
 import os
 import signal
@@ -19,9 +20,17 @@ from caffe_margin.files.prototxt import read_solver
 from caffe_margin.maths.gradient import DETACHED, EXACT, PAPER
 from caffe_margin.study.jobs import train_all
 from caffe_margin.study.variants import variants
-from caffe_margin.study.whole_net import COLUMNS, Plan, Run, is_done, rehearse, train_run
+from caffe_margin.study.whole_net import (
+    COLUMNS,
+    Plan,
+    Run,
+    is_done,
+    iterations_left,
+    rehearse,
+    train_run,
+)
 from helpers.places import ROOT
-from helpers.points import write_all
+from helpers.points import write_all, write_points
 
 
 @pytest.fixture
@@ -41,8 +50,8 @@ def logged(plan, run):
     return [dict(zip(COLUMNS, json.loads(line), strict=True)) for line in lines]
 
 
-def results(plan, run):
-    with np.load(plan.folder / run.name / "features.npz") as arrays:
+def results(plan, run, name="features"):
+    with np.load(plan.folder / run.name / f"{name}.npz") as arrays:
         return dict(arrays)
 
 
@@ -80,8 +89,10 @@ class Stopped(Exception):
     pass
 
 
-@pytest.mark.parametrize("after", [1, 5, 7, 11])
-def test_stopped_and_gone_on_with_it_is_the_same(plan, after):
+@pytest.mark.parametrize("after", [1, 5, 7, 11, 12])
+def test_stopped_and_gone_on_with_it_is_the_same(plan, tmp_path, after):
+    write_all(tmp_path, width=2)
+    plan = replace(plan, net=cm.read_net("net.prototxt"))
     run = runs_of(plan)[1]
     whole = replace(plan, folder=plan.folder / "whole")
     train_run(whole, run)
@@ -96,12 +107,87 @@ def test_stopped_and_gone_on_with_it_is_the_same(plan, after):
     with pytest.raises(Stopped):
         train_run(plan, run, stop)
     assert not is_done(plan, run)
+    # A snapshot comes after the fifth iteration, and after the tenth.
+    left = 12 - after // 5 * 5
+    assert iterations_left(plan, run) == left
     counted = []
     train_run(plan, run, lambda: counted.append(1))
-    assert len(counted) == 12
+    assert len(counted) == left
+    assert iterations_left(plan, run) == 0
     assert logged(plan, run) == logged(whole, run)
-    for name, array in results(whole, run).items():
-        np.testing.assert_array_equal(results(plan, run)[name], array)
+    for name in ("features", "unseen"):
+        found = results(whole, run, name)
+        assert len(found) == 3
+        for key, array in found.items():
+            np.testing.assert_array_equal(results(plan, run, name)[key], array)
+
+
+def test_stopped_when_all_was_trained_it_ends_the_same(plan, tmp_path):
+    write_all(tmp_path, width=2)
+    plan = replace(plan, net=cm.read_net("net.prototxt"))
+    run = runs_of(plan)[0]
+    train_run(plan, run)
+    expected = [results(plan, run, name) for name in ("features", "unseen")]
+    for name in ("features", "unseen"):
+        (plan.folder / run.name / f"{name}.npz").unlink()
+    counted = []
+    train_run(plan, run, lambda: counted.append(1))
+    assert not counted
+    for name, arrays in zip(("features", "unseen"), expected, strict=True):
+        for key, array in arrays.items():
+            np.testing.assert_array_equal(results(plan, run, name)[key], array)
+
+
+def test_other_classes_never_seen_train_nothing_anew(plan, tmp_path):
+    without = replace(plan, unseen=None)
+    run = runs_of(plan)[0]
+    train_run(without, run)
+    assert is_done(without, run)
+    assert not is_done(plan, run)
+    counted = []
+    train_run(plan, run, lambda: counted.append(1))
+    assert is_done(plan, run)
+    whole = replace(plan, folder=plan.folder / "whole")
+    train_run(whole, run)
+    np.testing.assert_array_equal(
+        results(plan, run, "unseen")["x"], results(whole, run, "unseen")["x"]
+    )
+    write_points(tmp_path / "others.h5", 5, 2)
+    others = replace(plan, unseen="others.h5")
+    train_run(others, run, lambda: counted.append(1))
+    assert not counted
+    assert set(results(plan, run, "unseen")["label"]) == set(range(5))
+
+
+def test_the_last_snapshot_stays(plan):
+    run = runs_of(plan)[0]
+    train_run(plan, run)
+    assert {path.name for path in (plan.folder / run.name).glob("net_*")} == {
+        "net_iter_12.caffemodel.h5",
+        "net_iter_12.solverstate.h5",
+    }
+    plan.solver.ClearField("snapshot")
+    assert run.solver(plan).snapshot == 1
+
+
+def test_each_forward_of_an_iteration_counts(plan):
+    """With an iter_size of 2 an iteration is fed what two are fed without."""
+    run = runs_of(plan)[0]
+    train_run(plan, run)
+    fed = []
+    alone = cmt.Solver("solver.prototxt")
+    alone.net.register_forward_pre_hook(
+        lambda _, args, kwargs: fed.append(
+            kwargs["data"].numpy().tobytes() + kwargs["label"].numpy().tobytes()
+        ),
+        with_kwargs=True,
+    )
+    alone.step(4)
+    assert logged(plan, run)[3]["batch"] == hashlib.sha256(fed[3]).hexdigest()
+    twice = replace(plan, folder=plan.folder / "twice")
+    twice.solver.iter_size = 2
+    train_run(twice, run)
+    assert logged(twice, run)[1]["batch"] == hashlib.sha256(fed[2] + fed[3]).hexdigest()
 
 
 def test_a_line_that_was_half_written_is_done_again(plan):
@@ -111,6 +197,7 @@ def test_a_line_that_was_half_written_is_done_again(plan):
     log = plan.folder / run.name / "log.jsonl"
     log.write_text(log.read_text()[:-30])
     (log.parent / "features.npz").unlink()
+    # The snapshot of the twelfth iteration is beyond what the log has whole.
     train_run(plan, run)
     assert logged(plan, run) == expected
 
@@ -129,6 +216,7 @@ def test_what_diverges_is_done(plan):
     assert is_done(plan, run)
     assert len(logged(plan, run)) < 12
     assert results(plan, run) == {}
+    assert set(results(plan, run, "unseen")) == {"source"}
 
 
 def test_another_net_in_its_place_is_refused(plan):
@@ -136,8 +224,10 @@ def test_another_net_in_its_place_is_refused(plan):
     train_run(plan, run)
     changed = replace(plan, net=cm.read_net("net.prototxt"))
     changed.net.layer[1].inner_product_param.num_output = 9
-    with pytest.raises(ValueError, match="has a run of another net, solver or gradient: remove"):
+    with pytest.raises(ValueError, match="has a run of another net, solver, gradient or device"):
         train_run(changed, run)
+    with pytest.raises(ValueError, match="has a run of another net, solver, gradient or device"):
+        is_done(replace(plan, device="cpu:0"), run)
     assert is_done(plan, run)
 
 
@@ -147,7 +237,7 @@ def test_features_of_two_dimensions_are_kept(plan, tmp_path):
     run = runs_of(flat)[3]
     train_run(flat, run)
     found = results(flat, run)
-    assert found["x"].shape == (12 * 16, 2)
+    assert found["x"].shape == (4000, 2)
     assert found["weight"].shape == (8, 2)
     assert set(found["label"]) == set(range(8))
 
@@ -180,6 +270,9 @@ def test_a_rehearsal_leaves_nothing_behind(plan):
     assert not list(Path().glob("s_iter*"))
     with pytest.raises(FileNotFoundError, match=r"gone\.h5"):
         rehearse(replace(plan, unseen="gone.h5"), run)
+    assert rehearse(plan, replace(run, rate=1e30)) > 0
+    plan.solver.max_iter = 1
+    assert rehearse(plan, run) > 0
 
 
 SCRIPT = """

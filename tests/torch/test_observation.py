@@ -9,7 +9,7 @@ import torch
 import caffe_margin.torch as cmt
 from caffe_margin.maths.gradient import GradientRule
 from caffe_margin.torch.observation import Observer, observe
-from helpers.points import make_net
+from helpers.points import make_net, write_all
 
 M, N, K = 9, 8, 10
 
@@ -46,7 +46,7 @@ def test_is_what_numpy_sees(batch, layer, margin, gradient):
     some = np.arange(M)
     others = cos.copy()
     others[some, label] = -2
-    seen = observer.last
+    seen, _ = observer.take()
     assert seen.accuracy == np.mean(scores.argmax(axis=1) == label)
     assert seen.length == pytest.approx(x_norm.mean(), rel=1e-12)
     assert seen.own_angle == pytest.approx(np.arccos(cos[some, label]).mean(), rel=1e-12)
@@ -68,23 +68,34 @@ def test_digests_what_is_fed_and_what_there_is(batch):
     assert observer.parameters_digest() == other.parameters_digest()
     net(data=torch.tensor(data), label=torch.tensor(label, dtype=torch.float64))
     expected = hashlib.sha256(data.tobytes() + label.astype(float).tobytes()).hexdigest()
-    assert observer.batch == expected
+    assert observer.take()[1] == expected
     with torch.no_grad():
         again.params["fc5"][1][0] += 1
     assert observer.parameters_digest() != other.parameters_digest()
 
 
-def test_keeps_the_last_features(batch):
+def test_takes_the_mean_of_what_it_saw_since(batch):
     data, label = batch
     net = net_of()
-    observer = Observer(net, keep=2 * M)
-    blobs = []
+    observer, lengths = Observer(net), []
     for scale in (1, 2, 3):
         fed = {"data": torch.tensor(scale * data), "label": torch.tensor(label)}
-        blobs.append(net(keep=["fc5"], **fed)["fc5"].detach().numpy())
-    x, kept = observer.features
-    np.testing.assert_array_equal(x, np.concatenate(blobs[1:]))
-    np.testing.assert_array_equal(kept, np.tile(label, 2))
+        x = net(keep=["fc5"], **fed)["fc5"].detach().numpy()
+        lengths.append(np.linalg.norm(x, axis=1).mean())
+        if scale == 1:
+            assert observer.take()[0].length == pytest.approx(lengths[0])
+    assert observer.take()[0].length == pytest.approx(np.mean(lengths[1:]))
+
+
+def test_features_are_those_of_the_next_batches(tmp_path, monkeypatch):
+    write_all(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    net, other = (cmt.Net("net.prototxt", phase="TRAIN", seed=0) for _ in range(2))
+    x, label = Observer(net).features(20)
+    batches = [other.next_batches() for _ in range(2)]
+    fc5 = [other(keep=["fc5"], **batch)["fc5"].detach().numpy() for batch in batches]
+    np.testing.assert_array_equal(x, np.concatenate(fc5))
+    np.testing.assert_array_equal(label, torch.cat([batch["label"] for batch in batches]))
 
 
 def test_a_net_without_a_margin_is_refused():
