@@ -250,3 +250,16 @@ def test_without_h5py(tmp_path):
     )
     install = "an HDF5 file needs h5py, which is not installed: pip install 'caffe_margin[torch]'"
     assert done.stdout.splitlines() == [f"a.h5: {install}", f"b.h5: {install}"]
+
+
+def test_a_large_file_that_is_as_large_as_it_says(tmp_path, monkeypatch):
+    monkeypatch.setattr("caffe_margin.files.hdf5.MAX_BYTES", 1000)
+    path = tmp_path / "a.h5"
+    blob = np.arange(1000.0)
+    with h5py.File(path, "w") as file:
+        file["data/fc6/0"] = blob
+    assert np.array_equal(read_hdf5(path)["fc6"][0], blob)
+    with h5py.File(path, "a") as file:
+        file.create_dataset("data/fc6/1", (1000,), "f8", chunks=(10,), fillvalue=1)
+    with pytest.raises(ValueError, match="it declares 16000 bytes"):
+        read_hdf5(path)
