@@ -178,7 +178,7 @@ def test_with_rates_and_json(page, capfd):
         ([*COMMAND, "--gradient", "newest"], "'newest' is none of exact, paper, detached"),
         ([*COMMAND, "--type", "FIVEFOLD"], "'FIVEFOLD' is none of DOUBLE"),
         ([*COMMAND[:3], "gone.prototxt", *COMMAND[4:]], "gone.prototxt"),
-        ([*COMMAND, "--verify", "gone.h5", "--report", "new"], "there is no HDF5 file gone.h5"),
+        ([*COMMAND, "--verify", "gone.h5", "--report", "new"], "there is no HDF5 file 'gone.h5'"),
     ],
 )
 def test_what_is_refused(place, capfd, arguments, why):
