@@ -137,8 +137,8 @@ def check(options: argparse.Namespace) -> None:
     if options.report is None:
         raise ValueError("--solver trains for a while, and shows it on a page: give --report DIR")
     for name in ("gradient", "type", "rates"):
-        given = getattr(options, name) or ()
-        if len(set(given)) < len(given):
+        values = getattr(options, name) or ()
+        if len(set(values)) < len(values):
             raise ValueError(f"--{name} has one of its values twice")
     if options.rates and not options.verify:
         raise ValueError("--rates are chosen by classes never seen: give --verify SOURCE too")

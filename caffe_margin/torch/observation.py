@@ -82,7 +82,8 @@ class Observer:
         Args:
             count: n, or what a batch has more.
         """
-        self._kept = kept = []
+        kept: list[tuple[Tensor, Tensor]] = []
+        self._kept = kept
         while sum(len(label) for _, label in kept) < count:
             self.net(**self.net.next_batches())
         self._kept = None
