@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shlex
 import signal
@@ -162,9 +163,9 @@ def _run(options: argparse.Namespace, processes: Processes | None) -> int:
     with log, _stopping(processes) as stop:
         status = _train(options, solver, verifier, log, stop)
         for name, source in solver.net.sources.items():
-            broken = processes.total(len(source.broken)) if processes else len(source.broken)
+            broken = processes.union(source.broken) if processes else source.broken
             if broken:
-                complain(f"layer {name!r}: {broken} images could not be read")
+                complain(f"layer {name!r}: {len(broken)} images could not be read")
     return status
 
 
@@ -176,6 +177,9 @@ def _check(options: argparse.Namespace) -> None:
         raise ValueError("--verify-every needs --verify SOURCE")
     if options.plot:
         from caffe_margin.report import figures  # noqa: F401  (its message says what to install)
+
+        if not os.path.isdir(folder := os.path.dirname(options.plot) or "."):
+            raise ValueError(f"--plot {options.plot}: there is no folder {folder}")
 
 
 def _solver(options: argparse.Namespace, processes: Processes | None) -> Solver:
@@ -287,7 +291,12 @@ def _iterations(solver: Solver, iterations: int) -> Iterator[Iteration | None]:
     try:
         yield from solver.run(iterations)
     except ValueError as error:
-        if not solver.iteration or "not finite" not in str(error):
+        from caffe_margin.torch.distributed_solver import DistributedSolver
+        from caffe_margin.torch.processes import AgreedError
+
+        # What one process alone meets, the others do not know of.
+        is_everybodys = not isinstance(solver, DistributedSolver) or isinstance(error, AgreedError)
+        if not (is_everybodys and solver.iteration and "not finite" in str(error)):
             raise
         complain(
             f"iteration {solver.iteration + 1}: {error}: the rate is too high. Try a tenth of "

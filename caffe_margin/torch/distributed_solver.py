@@ -31,7 +31,7 @@ SHARD_ABOVE = 64 << 20
 """Bytes of a head beyond which it is shared: 32,768 classes of 512 features in float32."""
 
 
-_BACKENDS = re.compile("gloo|nccl", re.IGNORECASE)
+_BACKENDS = re.compile("/gloo/|gloo::|NCCL")
 """What is in the messages of their errors, which have no type of their own everywhere."""
 
 
@@ -155,8 +155,14 @@ class DistributedSolver(Solver):
                 raise _told(error) from error
             problem = error
         if problem or not heads:
-            self.processes.agree(1, "", problem, self.processes.device)
+            # By the backend, and so at the exchange, by which the others wait.
+            device = next((head.weight.device for head in heads), self.processes.device)
+            self.processes.agree(1, "", problem, device)
         return loss, outputs
+
+    def _test_inputs(self, i: int) -> Mapping[str, Tensor]:
+        with self.processes.agreeing():
+            return super()._test_inputs(i)
 
     def _sum(self, number: Tensor) -> Tensor:
         return self.processes.reduce(number, dist.ReduceOp.SUM)
@@ -194,6 +200,8 @@ class DistributedSolver(Solver):
 
     def restore(self, path: StrPath, *, as_caffe: bool = False) -> SolverState:
         """Go on from a snapshot, of any number of processes, as `Solver.restore`.
+
+        Where it fails on one, others may have restored it: make the solvers anew.
 
         Raises:
             AgreedError: what that raises on one process, on all of them.

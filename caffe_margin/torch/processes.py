@@ -160,6 +160,13 @@ class Processes(NamedTuple):
         """Return the sum of the numbers of all."""
         return int(self.reduce(torch.tensor(number, device=self.device), dist.ReduceOp.SUM))
 
+    def union(self, items: set[str]) -> set[str]:
+        """Return what any of them has."""
+        parts: list[Any] = [None] * self.size
+        with self._together():
+            dist.all_gather_object(parts, items, self.group)
+        return set().union(*parts)
+
     def from_first(self, value: Any) -> Any:
         """Return what the first process gives."""
         values = [value]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -26,6 +27,7 @@ from caffe_margin.solver.learning_rate import multistep_drops
 from caffe_margin.solver.nets import net_to_train, nets_to_test
 from caffe_margin.torch import optim
 from caffe_margin.torch.debug_info import DebugInfo, Write
+from caffe_margin.torch.layers.layer import owner_of
 from caffe_margin.torch.learnable import learnable_params
 from caffe_margin.torch.margin_layer import MarginLayer
 from caffe_margin.torch.net import Net
@@ -284,14 +286,18 @@ class Solver:
 
     def test_runs(self, i: int = 0, keep: Collection[str] = ()) -> Iterator[dict[str, Tensor]]:
         """Yield a test net's outputs, and the blobs of ``keep``, at each of its ``test_iter``."""
-        net, feed = self.test_nets[i], self._test_feed[i]
+        net = self.test_nets[i]
         for _ in range(self.param.test_iter[i]):
-            inputs = net.next_batches() if feed is None else feed(self._test_forwards[i])
+            inputs = self._test_inputs(i)
             told = DebugInfo(net, self.write) if self.param.debug_info else nullcontext()
             with torch.no_grad(), told:
                 outputs = net(keep=keep, **inputs)
             self._test_forwards[i] += 1
             yield outputs
+
+    def _test_inputs(self, i: int) -> Mapping[str, Tensor]:
+        feed = self._test_feed[i]
+        return self.test_nets[i].next_batches() if feed is None else feed(self._test_forwards[i])
 
     # Snapshots.
 
@@ -331,12 +337,19 @@ class Solver:
         """Say before a run that its snapshots cannot be written.
 
         Raises:
+            FileNotFoundError: there is no folder for them.
             ValueError: a file of the format BINARYPROTO would take 2 GiB.
         """
+        folder = Path(self.param.snapshot_prefix).parent
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                errno.ENOENT, "there is no such folder, for snapshot_prefix", str(folder)
+            )
         if self._is_hdf5:
             return
         sizes = {id(blob): self._file_size(blob) for blob, *_ in self._learnable}
-        weights = sum(sizes[id(blob)] for blobs in self.net.params.values() for blob in blobs)
+        blobs = (blob for blobs in self.net.params.values() for blob in blobs)
+        weights = sum(sizes[id(owner_of(blob))] for blob in blobs)
         files = {
             "the weights": weights + self.net.param.ByteSize(),
             "the history": sum(sizes.values()) * self.optimizer.slots + 1000,

@@ -8,6 +8,8 @@ import torch
 
 import caffe_margin.torch as cmt
 from caffe_margin import caffe_margin_pb2 as pb
+from caffe_margin import read_weights
+from caffe_margin.files.solverstate import read_solverstate
 from helpers.small_nets import inputs, message, net
 
 PERMISSIVE = (
@@ -66,3 +68,41 @@ def test_a_solver_moves_what_is_shared_once():
     torch.testing.assert_close(solver.net.a.weight.detach(), expected)
     torch.testing.assert_close(solver.test_nets[0].params["b"][0].detach(), expected.flatten(1))
     assert len(solver._history()) == 1
+
+
+def test_a_solver_of_such_a_net_goes_on_from_its_snapshot(tmp_path):
+    """Both layers' blobs are in the weights' file, and one history in the state's."""
+    param = pb.SolverParameter(
+        net_param=message(PERMISSIVE),
+        base_lr=0.1,
+        lr_policy="fixed",
+        momentum=0.9,
+        max_iter=4,
+        snapshot_prefix=str(tmp_path / "s"),
+        random_seed=1,
+    )
+    x = torch.randn(2, 3, 2, 2)
+    solver, other = (
+        cmt.Solver(param, feed=lambda forwards: {"x": x, "z": x.flatten(1)}) for _ in range(2)
+    )
+    solver.step(2)
+    state = solver.snapshot()
+    weights = read_weights(f"{tmp_path}/s_iter_2.caffemodel")
+    assert [blob.shape for (blob,) in weights.values()] == [(5, 3, 2, 2), (5, 12)]
+    assert len(read_solverstate(state).history) == 1
+    other.restore(state)
+    solver.step(2)
+    other.step(2)
+    torch.testing.assert_close(other.net.a.weight, solver.net.a.weight, rtol=0, atol=0)
+
+
+def test_a_solver_without_a_folder_for_its_snapshots_says_so(tmp_path):
+    param = pb.SolverParameter(
+        net_param=message(PERMISSIVE),
+        base_lr=0.1,
+        lr_policy="fixed",
+        max_iter=4,
+        snapshot_prefix=str(tmp_path / "gone" / "s"),
+    )
+    with pytest.raises(FileNotFoundError, match="no such folder, for snapshot_prefix"):
+        cmt.Solver(param, feed=lambda forwards: {}).check_snapshot()
