@@ -304,6 +304,8 @@ def _print(heads: Heads) -> None:
         where = f"{visible(outcome.run.variant.name)}, seed {outcome.run.seed}"
         if outcome.diverged:
             print(f"{where}: diverged after iteration {outcome.log['iteration'][-1]:.0f}")
+        elif outcome.problem:
+            print(f"{where}: not verified: {outcome.problem}")
         elif outcome.collapsed:
             print(f"{where}: at ln N, loss {outcome['loss']:.4f}, |x| {outcome['length']:.3g}")
     for name, best in heads.at_best_rate().items():

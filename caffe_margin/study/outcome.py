@@ -169,6 +169,16 @@ class Outcome:
             return None
 
     @cached_property
+    def problem(self) -> str:
+        """Why there is no `verification`, where there should be; "" where there is."""
+        try:
+            if self.unseen and self.verification is None:
+                verify(*self.unseen)
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    @cached_property
     def measures(self) -> dict[str, float]:
         """The run in the numbers of `MEASURES`; NaN for what it has not, as one that diverged."""
         in_training = {name: self[name] for name in list(MEASURES)[:6] if not self.diverged}

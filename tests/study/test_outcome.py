@@ -77,6 +77,8 @@ def test_features_of_no_direction_have_no_verification():
     outcome = make_outcome()
     outcome.unseen[0][3] = 0
     assert outcome.verification is None
+    assert "one of its features is zero" in outcome.problem
+    assert not make_outcome().problem
     assert math.isnan(outcome.measures["auc"])
 
 
