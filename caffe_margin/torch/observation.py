@@ -124,8 +124,9 @@ def observe(
 
         >>> import torch
         >>> x, label, weight = torch.eye(2) * 3, torch.tensor([0, 0]), torch.eye(2)
-        >>> observe(x, label, weight, x @ weight.T)
-        Observation(accuracy=0.5, length=3.0, own_angle=0.78..., other_angle=0.78..., clamped=0.0)
+        >>> seen = observe(x, label, weight, x @ weight.T)
+        >>> seen.accuracy, seen.length, round(seen.own_angle, 4)  # 0 and 90 degrees
+        (0.5, 3.0, 0.7854)
 
     Args:
         x: features, (M, K).
