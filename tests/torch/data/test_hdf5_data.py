@@ -14,9 +14,11 @@ LENGTHS = [4, 1, 3]
 def hdf5_data(root, seed=0, batch_size=3, shuffle=False):
     start = 0
     for i, length in enumerate(LENGTHS):
-        with h5py.File(root / f"{i}.h5", "w") as file:
-            file["label"] = np.arange(start, start + length)
-            file["data"] = np.arange(start, start + length)[:, None] * [1.0, 10.0]
+        path = root / f"{i}.h5"
+        if not path.exists():  # another source may be reading ahead in it
+            with h5py.File(path, "w") as file:
+                file["label"] = np.arange(start, start + length)
+                file["data"] = np.arange(start, start + length)[:, None] * [1.0, 10.0]
         start += length
     (root / "list.txt").write_text("".join(f"{i}.h5\n" for i in range(len(LENGTHS))))
     layer = pb.LayerParameter(name="data", type="HDF5Data", top=["data", "label"])
