@@ -154,7 +154,13 @@ def rates(heads: Heads, lines: Mapping[str, dict[str, Any]]) -> Figure:
             (o.run.rate, 100 * o.measures["eer"]) for o in heads.tried if o.run.variant.name == name
         )
         ax.plot(*zip(*own, strict=True), label=name, marker="o", **line)
-    ax.set_xscale("log", base=2)
+    ax.set_xscale("log")
+    found = sorted({outcome.run.rate for outcome in heads.tried})
+    ax.set_xticks(found, [f"{rate:g}" for rate in found], minor=False)
+    ax.set_xticks([], minor=True)
+    # A head that stands at ln N would make a line of the others.
+    ax.set_yscale("log")
+    few_ticks(ax)
     ax.set_xlabel("learning rate, over the solver's")
     ax.set_ylabel("equal error rate (%)")
     _legend(figure, ax)
