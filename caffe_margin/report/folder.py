@@ -44,19 +44,17 @@ def staging_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
         FileExistsError: ``folder`` is a file, or holds what is not ours.
         OSError: it cannot be written; names ``folder``.
     """
+    check_folder(folder)
     target = Path(os.path.realpath(folder))
     made = [path for path in (target, *target.parents) if not path.exists()]
     try:
-        clear_scratch(target)
-        _former_files(target)
         target.mkdir(parents=True, exist_ok=True)
         with scratch_folder(target) as staged:
             yield staged
             _publish(staged, target, _former_files(target, besides=staged.name))
         made.clear()
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise OSError(error.errno or errno.EIO, reason, os.fspath(folder)) from error
+        raise _naming(folder, error) from error
     finally:
         for path in made:
             with suppress(OSError):
@@ -70,7 +68,13 @@ def check_folder(folder: str | os.PathLike[str]) -> None:
         clear_scratch(target)
         _former_files(target)
     except OSError as error:
-        raise OSError(error.errno or errno.EIO, error.strerror, os.fspath(folder)) from error
+        raise _naming(folder, error) from error
+
+
+def _naming(folder: str | os.PathLike[str], error: OSError) -> OSError:
+    """Return an error with the folder's name in it."""
+    reason = error.strerror or str(error)
+    return OSError(error.errno or errno.EIO, reason, os.fspath(folder))
 
 
 def _publish(staged: Path, target: Path, former: set[str]) -> None:
