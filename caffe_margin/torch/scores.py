@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from caffe_margin.maths.gradient import LabelCoefficients
 from caffe_margin.torch.batching import over_samples
 from caffe_margin.torch.checks import check_label, check_lambda, check_rows, values_are_free
 from caffe_margin.torch.own_class import Margin, OwnClass, row_norms
@@ -83,7 +84,7 @@ class Scores(torch.autograd.Function):
             projected = weight_norm is not None and not margin.rule.no_projection
             per_x = scaled if projected else diff
             weight_diff = per_x.T @ x
-            of_label = _of_label(per_x.gather(1, at_label), diff.gather(1, at_label), own)
+            of_label = _of_label(per_x.gather(1, at_label), label_diff, own, coefficients)
             if of_label is not None:
                 weight_diff.index_add_(0, at_label[:, 0], of_label.to(weight.dtype))
             if projected:
@@ -96,10 +97,11 @@ class Scores(torch.autograd.Function):
         return over_samples(Scores, info, in_dims, *args)
 
 
-def _of_label(per_x: Tensor, per_w: Tensor, own: OwnClass) -> Tensor | None:
+def _of_label(
+    per_x: Tensor, per_w: Tensor, own: OwnClass, coefficients: LabelCoefficients
+) -> Tensor | None:
     """Return what each sample adds to row y of per_x^T X, (M, K); None where there is nothing."""
-    coefficients, margin = own.coefficients(), own.margin
-    of_label = None
+    margin, of_label = own.margin, None
     if margin.m > 1 and not margin.rule.detached_in_weight:
         of_label = per_x * (coefficients.weight - 1)[:, None] * own.x
     if coefficients.weight_w is not None:
