@@ -156,17 +156,24 @@ class Outcome:
         """Return the mean of a column of the log over the end of the run."""
         return float(self.log[column][-LAST:].mean())
 
-    @cached_property
+    @property
     def verification(self) -> Verification | None:
         """By all pairs; None where there are no features, or one of them is zero."""
         return self.verified()
 
     def verified(self, half: int | None = None) -> Verification | None:
         """Return `verification` by every other class."""
-        try:
-            return verify(*self.unseen, half) if self.unseen else None
-        except ValueError:
-            return None
+        if half not in self._verified:
+            try:
+                self._verified[half] = verify(*self.unseen, half) if self.unseen else None
+            except ValueError:
+                self._verified[half] = None
+        return self._verified[half]
+
+    @cached_property
+    def _verified(self) -> dict[int | None, Verification | None]:
+        """What was asked for: the command, the page and its numbers all do."""
+        return {}
 
     @cached_property
     def problem(self) -> str:

@@ -233,8 +233,13 @@ def _snapshots(folder: Path) -> dict[int, Path]:
     """Return the snapshots that the log reaches, by iteration."""
     path = folder / "log.jsonl"
     lines = len(_whole_lines(path)) if path.exists() else 0
-    states = {int(p.name.split("_")[2].split(".")[0]): p for p in folder.glob("*.solverstate.h5")}
+    states = {_iteration_of(path): path for path in folder.glob("*.solverstate.h5")}
     return {iteration: state for iteration, state in states.items() if iteration <= lines}
+
+
+def _iteration_of(snapshot: Path) -> int:
+    """Return the number in ``net_iter_N.caffemodel.h5`` and its like."""
+    return int(snapshot.name.split("_")[2].split(".")[0])
 
 
 def _whole_lines(path: Path) -> list[str]:
@@ -281,7 +286,7 @@ def _diverging(solver: Solver) -> Iterator[None]:
 def _remove_before(iteration: int, folder: Path) -> None:
     """Remove the snapshots before one."""
     for path in folder.glob("net_iter_*"):
-        if int(path.name.split("_")[2].split(".")[0]) < iteration:
+        if _iteration_of(path) < iteration:
             path.unlink()
 
 
